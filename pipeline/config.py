@@ -1,0 +1,363 @@
+"""The configuration of a run: one YAML file, checked whole, all mistakes reported at once."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import ConfigError, MissingInput
+
+_MAX_CONFIG_BYTES = 1 << 20
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Cosine = Annotated[float, Field(gt=-1, le=1)]
+
+
+class Section(BaseModel):
+    """Frozen, and an unknown field is a mistake."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Dataset(Section):
+    """The training set: tar shards in the img2dataset layout."""
+
+    name: str = "train"
+    shards: tuple[str, ...] = ()
+
+
+class Demo(Section):
+    """The demo's planted training set and its model."""
+
+    copies: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64)
+    pictures_per_level: Count = 12
+    base_pictures: Count | None = None
+    steps: Count = 1900
+    threads: Count = 2
+    truth_seeds: Count = 16
+
+
+class Scan(Section):
+    """What a picture may be, and what is done with a damaged shard."""
+
+    formats: tuple[Literal["JPEG", "PNG", "WEBP"], ...] = ("JPEG", "PNG", "WEBP")
+    max_pixels: int = Field(64_000_000, ge=1, le=178_000_000)
+    max_bytes: Count = 64_000_000
+    max_caption_chars: Count = 4096
+    damaged: Literal["quarantine", "fail"] = "quarantine"
+
+
+class Encoder(Section):
+    """One encoder. `weights` is a local file; `sha256` is required for TorchScript."""
+
+    kind: Literal["lite0", "pdq", "pixels", "open_clip", "sscd", "timm"]
+    model: str | None = None
+    pretrained: str | None = None
+    weights: Path | None = None
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    size: Count | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Encoder":
+        if self.kind in ("open_clip", "timm") and self.model is None:
+            raise ValueError(f"an encoder of kind {self.kind} needs a model name")
+        if self.kind == "sscd" and (self.weights is None or self.sha256 is None):
+            raise ValueError("sscd needs weights (a TorchScript file) and its sha256")
+        return self
+
+
+class Embed(Section):
+    """The encoders, each run on the same decoded picture."""
+
+    encoders: dict[str, Encoder] = Field(
+        default_factory=lambda: {
+            "lite0": Encoder(kind="lite0"),
+            "pdq": Encoder(kind="pdq"),
+            "pixels": Encoder(kind="pixels"),
+        },
+        min_length=1,
+    )
+    batch_size: Count = 32
+
+    @field_validator("encoders")
+    @classmethod
+    def _plain_names(cls, value: dict[str, Encoder]) -> dict[str, Encoder]:
+        for name in value:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"encoder name {name!r}: letters, digits, - and _ only")
+        return value
+
+
+class Index(Section):
+    """FAISS factory strings by encoder; by default Flat below 200,000 vectors, then IVF."""
+
+    factory: dict[str, str] = Field(default_factory=dict)
+
+
+class Pairs(Section):
+    """When two pictures are near-duplicates: least cosine by encoder, most PDQ bits."""
+
+    min_similarity: dict[str, Cosine] = Field(default_factory=lambda: {"lite0": 0.90})
+    pdq_max_distance: int = Field(31, ge=0, le=256)
+    pdq_min_quality: float = Field(50, ge=0, le=100)
+    rows_per_part: Count = 50_000
+    recall_sample: int = Field(500, ge=0)
+
+
+class Groups(Section):
+    """How the kept picture of a group is chosen, and what counts as a placeholder."""
+
+    quality: Literal["resolution", "bytes", "first"] = "resolution"
+
+
+class Export(Section):
+    """The deduplicated training set."""
+
+    write_shards: bool = True
+
+
+class Model(Section):
+    """The audited model: a diffusers folder or a hub id."""
+
+    path: str | None = None
+    revision: str | None = None
+    device: str = "cpu"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+class Prompts(Section):
+    """Captions to audit: those of the largest groups, and of pictures seen once as controls."""
+
+    file: Path | None = None
+    min_copies: int = Field(2, ge=2)
+    max_groups: Count = 1000
+    max_captions_per_group: Count = 3
+    controls: int = Field(48, ge=0)
+
+
+class Screen(Section):
+    """The noise gap at the first sampling steps (Wen et al. 2024)."""
+
+    seeds: Count = 4
+    steps: Count = 3
+    batch_size: Count = 32
+
+
+class Generate(Section):
+    """How many pictures are drawn a prompt, and how."""
+
+    per_prompt: Count = 16
+    scheduler: str = "default"
+    steps: Count = 25
+    guidance: float = Field(2.0, ge=0)
+    negative_prompt: str = ""
+    batch_size: Count = 32
+    prompts_per_part: Count = 16
+    folder: Path | None = None
+
+
+class Match(Section):
+    """Nearest training pictures of each generation."""
+
+    encoders: tuple[str, ...] = ("lite0", "pixels")
+    candidates: Count = 50
+    keep: Count = 3
+    compare_px: int = Field(32, ge=8, le=1024)
+
+
+class Verdict(Section):
+    """Thresholds of the verdict; see pipeline/detection/verdict.py for their meaning."""
+
+    max_tiled_l2: float | None = None
+    max_nearest_ratio: float | None = None
+    clique_epsilon: float | None = None
+    clique_fraction: Fraction | None = None
+    min_hits: Count | None = None
+
+
+class EraseMethod(Section):
+    """One eraser; `name` is its folder. What is not given is the method's default."""
+
+    name: str = Field(pattern="^[a-z0-9-]{1,40}$")
+    objective: Literal["esd", "esd-gt"]
+    parameters: Literal["x", "x-strict", "u", "full"] | None = None
+    eta: float | None = Field(None, ge=0)
+    iterations: Count | None = None
+    learning_rate: float | None = Field(None, gt=0)
+    retain_weight: float | None = Field(None, ge=0)
+
+
+class Erase(Section):
+    """Which findings are erased, and how."""
+
+    methods: tuple[EraseMethod, ...] = (
+        EraseMethod(name="esd-x", objective="esd", parameters="x"),
+        EraseMethod(name="esd-gt", objective="esd-gt", parameters="full"),
+    )
+    max_groups: Count | None = None
+    verdicts: tuple[Literal["verbatim", "template"], ...] = ("verbatim",)
+    held_out_captions: Fraction = 0.5
+
+    @field_validator("methods")
+    @classmethod
+    def _distinct(cls, value: tuple[EraseMethod, ...]) -> tuple[EraseMethod, ...]:
+        names = [method.name for method in value]
+        if len(set(names)) != len(names):
+            raise ValueError("two methods have the same name")
+        return value
+
+
+class Verify(Section):
+    """The second audit, with seeds and captions that the eraser did not use."""
+
+    per_prompt: Count = 16
+    per_other: Count = 8
+    others: int = Field(24, ge=0)
+    empty_prompt: int = Field(64, ge=0)
+    max_rate: Fraction = 0.05
+    max_drift_ratio: float = Field(1.0, gt=0)
+
+
+class Report(Section):
+    """What the report shows. `redact` blurs training pictures and hashes captions."""
+
+    redact: bool = False
+    max_findings: Count = 60
+    max_groups: Count = 40
+
+
+class Runner(Section):
+    """Where parts run. `scheduler` is the address of a Dask cluster of the user's."""
+
+    workers: Count = 1
+    scheduler: str | None = None
+    threads_per_part: Count = 1
+    attempts: Count = 3
+    part_timeout_s: float = Field(3600, gt=0)
+    min_free_gb: float = Field(0.5, ge=0)
+    max_rejected: Fraction = 0.05
+    resources: dict[str, dict[str, float]] = Field(default_factory=dict)
+    worker_resources: dict[str, float] = Field(default_factory=dict)
+    dashboard: bool = False
+
+
+class RunConfig(Section):
+    """Everything a run depends on; `train` and `findings` name earlier runs that it reads."""
+
+    seed: int = Field(0, ge=0)
+    stages: tuple[str, ...] = ()
+    train: Path | None = None
+    findings: Path | None = None
+    limit: Count | None = None
+    dataset: Dataset = Dataset()
+    demo: Demo = Demo()
+    scan: Scan = Scan()
+    embed: Embed = Embed()
+    index: Index = Index()
+    pairs: Pairs = Pairs()
+    groups: Groups = Groups()
+    export: Export = Export()
+    model: Model = Model()
+    prompts: Prompts = Prompts()
+    screen: Screen = Screen()
+    generate: Generate = Generate()
+    match: Match = Match()
+    verdict: Verdict = Verdict()
+    erase: Erase = Erase()
+    verify: Verify = Verify()
+    report: Report = Report()
+    runner: Runner = Runner()
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> "RunConfig":
+        known = set(self.embed.encoders)
+        for where, names in (
+            ("match.encoders", set(self.match.encoders)),
+            ("pairs.min_similarity", set(self.pairs.min_similarity)),
+            ("index.factory", set(self.index.factory)),
+        ):
+            if unknown := sorted(names - known):
+                raise ValueError(f"{where}: {unknown[0]!r} is not one of embed.encoders")
+        return self
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and apply `a.b=c` overrides; raise ConfigError listing every mistake."""
+    return make_config(read_yaml(path), overrides, where=str(path))
+
+
+def make_config(
+    values: dict[str, Any], overrides: Sequence[str] = (), *, where: str = "configuration"
+) -> RunConfig:
+    """Validate a mapping with overrides applied."""
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors()]
+        count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
+        raise ConfigError("\n".join([f"{where}: {count}", *(f"  {line}" for line in lines)])) from (
+            error
+        )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a mapping from YAML: plain values only, no aliases, at most 1 MiB."""
+    if not path.is_file():
+        raise MissingInput(f"{path}: no such configuration; `unmemorize configs ls` shows ours")
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: larger than {_MAX_CONFIG_BYTES} bytes")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ConfigError(f"{path}: YAML aliases are not read")  # a few expand to gigabytes
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{path}: a mapping of names to values is expected")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"--set {override}: write it as section.field=value")
+    *parents, last = name.split(".")
+    node = values
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: {parent} is a value, not a section")
+        node = child
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from error
+
+
+def _explain(item: Any) -> str:
+    name = ".".join(str(part) for part in item["loc"]) or "configuration"
+    if item["type"] == "extra_forbidden":
+        return f"{name}: unknown field{_suggest(item['loc'])}"
+    message = item["msg"].removeprefix("Value error, ")
+    found = item.get("input")
+    shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) else ""
+    return f"{name}: {message}{shown}"
+
+
+def _suggest(location: tuple[str | int, ...]) -> str:
+    section: Any = RunConfig
+    for part in location[:-1]:
+        field = getattr(section, "model_fields", {}).get(part)
+        section = getattr(field, "annotation", None)
+    known = list(getattr(section, "model_fields", {}))
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

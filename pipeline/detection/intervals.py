@@ -1,0 +1,43 @@
+"""Intervals of a rate of `hits` among n.
+
+    Wilson 1927:           (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n),  p = hits / n
+    Clopper-Pearson 1934:  upper = the rate at which <= hits happens with probability 1 - confidence
+
+With no hits the exact upper bound is 1 - (1 - confidence)^(1/n), about 3 / n at 95 %: the rule of
+three.
+"""
+
+from math import sqrt
+
+from scipy.stats import beta, norm
+
+from pipeline.detection.errors import MeasureError
+
+
+def wilson(hits: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """The two-sided score interval; (0, 1) for n = 0. Raises MeasureError unless hits <= n."""
+    _check(hits, n, confidence)
+    if n == 0:
+        return 0.0, 1.0
+    z = float(norm.ppf((1 + confidence) / 2))
+    p = hits / n
+    centre = p + z**2 / (2 * n)
+    half = z * sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    low, high = ((centre + side) / (1 + z**2 / n) for side in (-half, half))
+    # At the ends the formula gives 0 and 1, its rounding does not.
+    return (low if hits > 0 else 0.0), (high if hits < n else 1.0)
+
+
+def upper_bound(hits: int, n: int, *, confidence: float = 0.95) -> float:
+    """The exact one-sided upper bound; 1 for hits = n. Raises MeasureError unless hits <= n."""
+    _check(hits, n, confidence)
+    if hits == n:
+        return 1.0
+    return float(beta.ppf(confidence, hits + 1, n - hits))
+
+
+def _check(hits: int, n: int, confidence: float) -> None:
+    if not 0 <= hits <= n:
+        raise MeasureError(f"rate: expected 0 <= hits <= n, got {hits} of {n}")
+    if not 0 < confidence < 1:
+        raise MeasureError(f"confidence: expected between 0 and 1, got {confidence}")

@@ -1,0 +1,116 @@
+"""Detectors that are functions of a few scalars a scored step.
+
+With u = eps(x_t, no text) and c = eps(x_t, caption), both of `dim` numbers, and D = c - u:
+
+    Wen et al. 2024 (ICLR):       |D|,            |D|^2    = |u|^2 + |c|^2 - 2<u, c>
+    Webster 2023 (white box):     mean((u + g D)^2),  g = 7.5; his score is sigma_max^2 times this
+    Asthana et al. 2026 (ICLR):   mean over positions of cos(u, D) over the channels
+
+All are high for a memorized caption. The first two follow from |u|^2, |c|^2 and <u, c>; the third
+is stored beside them. So a pass over a model is made once and every detector is read off later.
+|D|^2 is often 1e-4 of |u|^2: the scalars are summed, and must be stored, in float64.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.detection.errors import MeasureError
+
+GUIDANCE = 7.5
+
+Column = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Gram:
+    """The scalars of n scored steps, each (n,): the Gram matrix of (u, c) and the mean cosine."""
+
+    dim: npt.NDArray[np.int64]
+    eps_uncond_sq: Column
+    eps_text_sq: Column
+    eps_dot: Column
+    cos_channel_mean: Column
+
+    def __post_init__(self) -> None:
+        if len({np.shape(getattr(self, field.name)) for field in fields(self)}) != 1:
+            raise MeasureError("gram: expected columns of one length")
+        if not all(np.isfinite(getattr(self, field.name)).all() for field in fields(self)):
+            raise MeasureError("gram: a noise prediction is not finite")
+
+
+def gram(eps_uncond: torch.Tensor, eps_text: torch.Tensor) -> Gram:
+    """The scalars of noise predictions (n, c, h, w), of any floating dtype and device.
+
+    Raises MeasureError on shapes that differ or values not finite.
+    """
+    if eps_uncond.ndim != 4 or eps_uncond.shape != eps_text.shape:
+        shapes = f"{tuple(eps_uncond.shape)} and {tuple(eps_text.shape)}"
+        raise MeasureError(f"gram: expected two tensors (n, c, h, w), got {shapes}")
+    # By way of the CPU: not every device has float64.
+    uncond = eps_uncond.detach().cpu().double()
+    text = eps_text.detach().cpu().double()
+    cosine = torch.nn.functional.cosine_similarity(uncond, text - uncond, dim=1)
+    return Gram(
+        dim=np.full(len(uncond), math.prod(uncond.shape[1:]), np.int64),
+        eps_uncond_sq=_inner(uncond, uncond),
+        eps_text_sq=_inner(text, text),
+        eps_dot=_inner(uncond, text),
+        cos_channel_mean=cosine.flatten(1).mean(dim=1).numpy(),
+    )
+
+
+def _inner(a: torch.Tensor, b: torch.Tensor) -> Column:
+    return (a * b).flatten(1).sum(dim=1).numpy()
+
+
+def gap_norm(scalars: Gram) -> Column:
+    """Wen's |D|, (n,)."""
+    squared = scalars.eps_uncond_sq + scalars.eps_text_sq - 2 * scalars.eps_dot
+    return np.sqrt(np.maximum(squared, 0))
+
+
+def gap_rms(scalars: Gram) -> Column:
+    """Wen's |D| / sqrt(dim), (n,): comparable between latent sizes."""
+    return gap_norm(scalars) / np.sqrt(scalars.dim)
+
+
+def webster_score(scalars: Gram, *, guidance: float = GUIDANCE) -> Column:
+    """Webster's mean((u + g D)^2), (n,), up to the factor sigma_max^2."""
+    g = guidance
+    squared = (
+        (1 - g) ** 2 * scalars.eps_uncond_sq
+        + g**2 * scalars.eps_text_sq
+        + 2 * g * (1 - g) * scalars.eps_dot
+    )
+    return np.maximum(squared, 0) / scalars.dim
+
+
+def wen_score(rows: Mapping[str, npt.NDArray[Any]], first_steps: int) -> dict[int, float]:
+    """Wen's score of each prompt_id: the mean of |D| over its seeds and their first steps.
+
+    `rows`: columns prompt_id, seed, timestep and those of `Gram`, one row a scored step of a
+    trajectory. Time runs down: the first steps of a seed are those of its largest timesteps.
+    Raises MeasureError if a seed has too few steps, or one of them twice.
+    """
+    norms = gap_norm(Gram(**{field.name: rows[field.name] for field in fields(Gram)}))
+    prompts, prompt = np.unique(rows["prompt_id"], return_inverse=True)
+    seeds, seed = np.unique(rows["seed"], return_inverse=True)
+    _, run = np.unique(prompt * len(seeds) + seed, return_inverse=True)
+    order = np.lexsort((-rows["timestep"], run))
+    run, timestep = run[order], rows["timestep"][order]
+    lengths = np.bincount(run)
+    if ((np.diff(run) == 0) & (np.diff(timestep) == 0)).any():
+        raise MeasureError("rows: a timestep twice in one run; keep one x_t_source")
+    if first_steps < 1 or (lengths < first_steps).any():
+        raise MeasureError(f"rows: expected {first_steps} >= 1 steps a seed, got {lengths.min()}")
+    step = np.arange(len(run)) - (np.cumsum(lengths) - lengths)[run]
+    kept = order[step < first_steps]
+    sums = np.bincount(prompt[kept], weights=norms[kept], minlength=len(prompts))
+    means = sums / np.bincount(prompt[kept], minlength=len(prompts))
+    return dict(zip(prompts.tolist(), means.tolist(), strict=True))

@@ -1,0 +1,46 @@
+"""What is to be erased: a memorized picture, or a caption alone."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import InputError
+
+Pictures = npt.NDArray[np.uint8]
+
+
+def no_pictures() -> Pictures:
+    """Pictures of a target that is known by its captions alone."""
+    return np.zeros((0, 0, 0, 3), np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One memorized group, as the eraser sees it.
+
+    `captions` are those trained on: keep some of the group's captions back for the audit.
+    `pictures` are the training pictures (n, s, s, 3) at the model's resolution; `esd` needs none.
+    """
+
+    group_id: int
+    captions: tuple[str, ...]
+    pictures: Pictures
+
+    def __post_init__(self) -> None:
+        if not self.captions:
+            raise InputError(f"target {self.group_id}: no caption to train on; give at least one")
+        shape = self.pictures.shape
+        if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
+            raise InputError(f"target {self.group_id}: pictures of shape {shape}, not (n, s, s, 3)")
+
+    @property
+    def sha256(self) -> str:
+        """Hash of captions and pictures: names what was erased without showing it."""
+        digest = hashlib.sha256()
+        for caption in self.captions:
+            digest.update(caption.encode("utf-8", "surrogatepass") + b"\0")
+        digest.update(repr(self.pictures.shape).encode())
+        digest.update(np.ascontiguousarray(self.pictures).tobytes())
+        return digest.hexdigest()

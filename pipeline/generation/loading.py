@@ -1,0 +1,133 @@
+"""Opening a diffusers model that a stranger made, without running a line of the stranger's code.
+
+A folder is refused when it holds Python files, names a class outside diffusers and transformers,
+or has weights only as pickles. Hub models are first downloaded to a pinned snapshot and then
+checked and loaded from disk (CVE-2026-44513 and CVE-2026-45804: checks that run before a second
+download can be bypassed).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import MissingInput, NonFiniteWeights, RemoteCodeRefused, UnsafeWeights
+
+_LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+_WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_MAX_JSON_BYTES = 1 << 20
+
+
+def resolve_model(name: str, *, revision: str | None = None) -> Path:
+    """Return the local folder of a model: `name` itself, or the hub snapshot of an id."""
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if name.startswith(("/", ".")) or name.count("/") != 1:
+        raise MissingInput(f"{name}: no such model folder")
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  only where a hub is asked for
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MissingInput(
+            f"{name}: not a folder, nor to be had from the hub ({reason})"
+        ) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Raise unless `folder` is a diffusers pipeline that is safe to load."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise MissingInput(f"{folder}: no model_index.json; give a diffusers pipeline folder")
+    scripts = sorted(path.name for path in folder.rglob("*.py"))
+    if scripts:
+        raise RemoteCodeRefused(f"{folder}: holds code ({scripts[0]}); only weights are loaded")
+    _check_classes(index, _read_json(index))
+    for component in _components(_read_json(index)):
+        _check_weights(folder / component)
+
+
+def load_pipeline(folder: Path, *, device: str, dtype: torch.dtype) -> Any:
+    """Load a checked folder as a diffusers pipeline on `device`, without its safety checker.
+
+    The checker is left out because it answers with black frames, which look like duplicates of
+    each other. Raises NonFiniteWeights where a parameter is NaN or infinite.
+    """
+    from diffusers import DiffusionPipeline  # noqa: PLC0415  slow to import, and not always needed
+
+    check_folder(folder)
+    without = {
+        name: None
+        for name in ("safety_checker", "feature_extractor")
+        if name in _read_json(folder / "model_index.json")
+    }
+    try:
+        pipe = DiffusionPipeline.from_pretrained(
+            str(folder),
+            torch_dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            **without,
+        )
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MissingInput(f"{folder}: diffusers cannot load it ({reason})") from error
+    for name, module in pipe.components.items():
+        if isinstance(module, torch.nn.Module):
+            require_finite(module, f"{folder}/{name}")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def require_finite(module: torch.nn.Module, where: str) -> None:
+    """Raise NonFiniteWeights naming the first parameter that holds NaN or infinity."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise NonFiniteWeights(f"{where}: {name} holds NaN or infinity; fetch it again")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        raise MissingInput(f"{path}: larger than {_MAX_JSON_BYTES} bytes")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MissingInput(f"{path}: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise MissingInput(f"{path}: not a JSON object")
+    return value
+
+
+def _components(index: dict[str, Any]) -> list[str]:
+    return [
+        name
+        for name, value in index.items()
+        if not name.startswith("_") and isinstance(value, list) and value and value[0]
+    ]
+
+
+def _check_classes(path: Path, index: dict[str, Any]) -> None:
+    import diffusers  # noqa: PLC0415
+
+    pipeline_class = index.get("_class_name")
+    if not isinstance(pipeline_class, str) or not hasattr(diffusers, pipeline_class):
+        raise RemoteCodeRefused(f"{path}: {pipeline_class!r} is not a pipeline of diffusers")
+    for name in _components(index):
+        library = index[name][0]
+        if library not in _LIBRARIES:
+            raise RemoteCodeRefused(f"{path}: {name} comes from {library!r}, not from diffusers")
+
+
+def _check_weights(component: Path) -> None:
+    if not component.is_dir():
+        return
+    suffixes = {path.suffix for path in component.iterdir()}
+    if suffixes & _PICKLES and ".safetensors" not in suffixes:
+        raise UnsafeWeights(
+            f"{component}: only pickled weights; convert them to safetensors (a pickle runs code)"
+        )

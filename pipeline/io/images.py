@@ -1,0 +1,100 @@
+"""Decoding pictures that anyone may have made.
+
+The format is taken from the content, never from the name; the size is checked in the header,
+before a pixel is decoded; a picture cut short is refused, since half a picture filled with grey
+looks like every other half picture.
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from pipeline.errors import ImageRejected
+
+EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What a picture may be. Pillow itself refuses from 179 million pixels on."""
+
+    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")
+    max_pixels: int = 64_000_000
+    max_bytes: int = 64_000_000
+    min_side: int = 1
+
+
+def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
+    """Decode to RGB, upright, transparency over white.
+
+    Raises ImageRejected with reason `empty`, `too_many_bytes`, `not_an_image`, `format`,
+    `too_many_pixels`, `too_small` or `truncated`.
+    """
+    limits = limits or ImageLimits()
+    if not data:
+        raise ImageRejected("empty", "the file has no bytes")
+    if len(data) > limits.max_bytes:
+        raise ImageRejected("too_many_bytes", f"{len(data)} bytes, at most {limits.max_bytes}")
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries turn it on when they are imported
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own cap is lower
+        warnings.simplefilter("ignore", UserWarning)  # e.g. a palette with odd transparency
+        image = _open(data, limits)
+        try:
+            image.load()
+            return _rgb(ImageOps.exif_transpose(image))
+        except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+            raise ImageRejected("truncated", _one_line(error)) from error
+
+
+def to_square(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
+    """The whole picture as (side, side, 3), skewed rather than cropped, so that nothing is lost."""
+    return np.asarray(image.resize((side, side), Image.Resampling.BOX), np.uint8)
+
+
+def encode_png(picture: npt.NDArray[np.uint8]) -> bytes:
+    """PNG bytes of an (h, w, 3) picture, the same bytes for the same pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def _open(data: bytes, limits: ImageLimits) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise ImageRejected("not_an_image", "no known picture format") from error
+    except Image.DecompressionBombError as error:
+        raise ImageRejected("too_many_pixels", _one_line(error)) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageRejected("truncated", _one_line(error)) from error
+    if image.format not in limits.formats:
+        raise ImageRejected("format", f"{image.format}; read are {', '.join(limits.formats)}")
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise ImageRejected(
+            "too_many_pixels", f"{width} x {height}, at most {limits.max_pixels} pixels"
+        )
+    if min(width, height) < limits.min_side:
+        raise ImageRejected("too_small", f"{width} x {height}")
+    return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey to white
+        deep = np.asarray(image, np.uint16)
+        return Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,227 @@
+"""The columns of every Parquet file, in one place.
+
+A field's metadata is not used: names and types are the contract. Nullable means that the value
+may be missing in a row; a column that a stage does not compute is null, never absent.
+"""
+
+import pyarrow as pa
+
+
+def _schema(*fields: tuple[str, pa.DataType] | tuple[str, pa.DataType, bool]) -> pa.Schema:
+    return pa.schema([pa.field(f[0], f[1], nullable=len(f) == 3 and f[2]) for f in fields])
+
+
+_I64, _I32, _F64, _STR, _BOOL = pa.int64(), pa.int32(), pa.float64(), pa.string(), pa.bool_()
+_OPTIONAL = True
+
+PLANTED = _schema(
+    ("key", _STR),
+    ("uid", _STR),
+    ("picture_id", _STR),
+    ("caption", _STR),
+    ("k", _I32),
+    ("k_caption", _I32),
+    ("planted", _BOOL),
+)
+
+IMAGES = _schema(
+    ("image_id", _I64),
+    ("dataset", _STR),
+    ("shard", _STR),
+    ("key", _STR),
+    ("member", _STR, _OPTIONAL),
+    ("offset", _I64, _OPTIONAL),
+    ("size", _I64, _OPTIONAL),
+    ("uid", _STR, _OPTIONAL),
+    ("url", _STR, _OPTIONAL),
+    ("caption", _STR),
+    ("width", _I32, _OPTIONAL),
+    ("height", _I32, _OPTIONAL),
+    ("sha256", _STR, _OPTIONAL),
+    ("pixel_sha256", _STR, _OPTIONAL),
+    ("status", _STR),
+    ("reason", _STR),
+    ("detail", _STR),
+)
+
+REKEYED = _schema(("shard", _STR), ("key", _STR), ("image_id", _I64), ("new_image_id", _I64))
+
+EMBEDDING_METADATA = _schema(
+    ("image_id", _I64),
+    ("image_path", _STR),
+    ("caption", _STR),
+    ("key", _STR),
+    ("quality", pa.float32(), _OPTIONAL),
+)
+
+REJECTED = _schema(("image_id", _I64), ("key", _STR), ("reason", _STR), ("detail", _STR))
+
+PAIRS = _schema(("id_a", _I64), ("id_b", _I64), ("similarity", _F64), ("reason", _STR))
+
+DUPLICATES = _schema(
+    ("image_id", _I64),
+    ("uid", _STR, _OPTIONAL),
+    ("url", _STR, _OPTIONAL),
+    ("group_id", _I64),
+    ("group_size", _I32),
+    ("keep", _BOOL),
+    ("reason", _STR),
+    ("representative_id", _I64),
+    ("similarity_to_representative", _F64),
+    ("merged_into", _I64, _OPTIONAL),
+)
+
+EXPORT_ROWS = _schema(
+    ("image_id", _I64),
+    ("uid", _STR, _OPTIONAL),
+    ("url", _STR, _OPTIONAL),
+    ("shard", _STR),
+    ("key", _STR),
+    ("group_id", _I64),
+    ("reason", _STR),
+)
+
+PROMPTS = _schema(
+    ("prompt_id", _I64),
+    ("group_id", _I64, _OPTIONAL),
+    ("caption", _STR),
+    ("role", _STR),
+    ("n_duplicates", _I32),
+    ("n_caption_copies", _I32),
+    ("n_captions", _I32),
+    ("rank", _I32),
+)
+
+SCREEN = _schema(
+    ("prompt_id", _I64),
+    ("seed", _I64),
+    ("timestep", _I32),
+    ("x_t_source", _STR),
+    ("dim", _I32),
+    ("eps_uncond_sq", _F64),
+    ("eps_text_sq", _F64),
+    ("eps_dot", _F64),
+    ("eps_dot_prev", _F64, _OPTIONAL),
+    ("cos_channel_mean", _F64),
+)
+
+GENERATIONS = _schema(
+    ("generation_id", _I64),
+    ("key", _STR),
+    ("prompt_id", _I64, _OPTIONAL),
+    ("seed", _I64),
+    ("scheduler", _STR),
+    ("num_inference_steps", _I32),
+    ("guidance_scale", _F64),
+    ("negative_prompt", _STR),
+    ("model_fingerprint", _STR),
+    ("sha256", _STR),
+    ("status", _STR),
+    ("reason", _STR),
+)
+
+MATCHES = _schema(
+    ("generation_id", _I64),
+    ("image_id", _I64),
+    ("group_id", _I64),
+    ("rank", _I32),
+    ("encoder", _STR),
+    ("similarity", _F64, _OPTIONAL),
+    ("l2", _F64),
+    ("tiled_l2", _F64),
+    ("masked_l2", _F64, _OPTIONAL),
+    ("l2_ratio_50nn", _F64, _OPTIONAL),
+    ("nearest_ratio", _F64, _OPTIONAL),
+    ("split_product", _F64, _OPTIONAL),
+)
+
+_DISTANCES = (
+    ("similarity", _F64, _OPTIONAL),
+    ("l2", _F64, _OPTIONAL),
+    ("tiled_l2", _F64, _OPTIONAL),
+    ("masked_l2", _F64, _OPTIONAL),
+    ("l2_ratio_50nn", _F64, _OPTIONAL),
+    ("nearest_ratio", _F64, _OPTIONAL),
+)
+
+VERDICTS = _schema(
+    ("generation_id", _I64),
+    ("prompt_id", _I64, _OPTIONAL),
+    ("seed", _I64),
+    ("image_id", _I64, _OPTIONAL),
+    ("group_id", _I64, _OPTIONAL),
+    ("verdict", _STR),
+    ("confidence", _F64, _OPTIONAL),
+    *_DISTANCES,
+)
+
+FINDINGS = _schema(
+    ("prompt_id", _I64),
+    ("caption", _STR),
+    ("group_id", _I64, _OPTIONAL),
+    ("role", _STR),
+    ("n_duplicates", _I32),
+    ("n_caption_copies", _I32),
+    ("verdict", _STR),
+    ("confidence", _F64, _OPTIONAL),
+    ("calibration", _STR),
+    ("n_generated", _I32),
+    ("n_hits", _I32),
+    ("rate", _F64, _OPTIONAL),
+    ("ci_low", _F64, _OPTIONAL),
+    ("ci_high", _F64, _OPTIONAL),
+    ("seeds_hit", pa.list_(_I64)),
+    ("clique_size", _I32),
+    ("clique_capped", _BOOL),
+    ("image_ids", pa.list_(_I64)),
+    ("n_unet_forwards", _I64),
+    ("noise_gap", _F64, _OPTIONAL),
+    ("noise_gap_all", _F64, _OPTIONAL),
+    ("webster", _F64, _OPTIONAL),
+    ("anisotropy", _F64, _OPTIONAL),
+)
+
+EXTRACTED = _schema(
+    ("image_id", _I64),
+    ("group_id", _I64),
+    ("n_duplicates", _I32),
+    ("n_generations", _I32),
+    ("generation_id", _I64),
+    ("verdict", _STR),
+    *_DISTANCES,
+)
+
+REDRAWS = _schema(
+    ("method", _STR),
+    ("prompt_id", _I64, _OPTIONAL),
+    ("caption", _STR),
+    ("arm", _STR),
+    ("seed", _I64),
+    ("target_group", _I64, _OPTIONAL),
+    ("image_id", _I64, _OPTIONAL),
+    ("group_id", _I64, _OPTIONAL),
+    ("verdict", _STR),
+    ("drift", _F64, _OPTIONAL),
+    ("seed_drift", _F64, _OPTIONAL),
+    *_DISTANCES,
+)
+
+VERIFICATION = _schema(
+    ("method", _STR),
+    ("arm", _STR),
+    ("attack", _STR),
+    ("target_group", _I64, _OPTIONAL),
+    ("prompt_id", _I64, _OPTIONAL),
+    ("caption", _STR),
+    ("n", _I32),
+    ("hits_before", _I32),
+    ("hits_after", _I32),
+    ("displaced_after", _I32),
+    ("rate_before", _F64),
+    ("rate_after", _F64),
+    ("ci_low", _F64),
+    ("ci_high", _F64),
+    ("drift", _F64, _OPTIONAL),
+    ("seed_drift", _F64, _OPTIONAL),
+    ("model_sha256", _STR),
+)

@@ -1,0 +1,193 @@
+"""Webdataset shards in the img2dataset layout: found, grouped, read and written.
+
+A shard is NNNNN.tar with NNNNN.parquet and NNNNN_stats.json beside it. Members that share a name up
+to the first dot are one sample. Only shards that the strict scan has passed are given to
+webdataset, as open files: its own URL handling would run `pipe:` addresses in a shell.
+"""
+
+import glob
+import io
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import webdataset as wds
+from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+from pipeline.errors import MissingInput, ShardCorrupt, UsageError
+from pipeline.io.atomic import atomic_path, write_bytes
+from pipeline.io.tables import write_table
+from pipeline.io.tarscan import Member
+
+_NAME = re.compile(r"(?P<key>(?:.*/)?[^./][^.]*)\.(?P<extension>[^/]+)", re.DOTALL)
+_KEY = re.compile(r"[A-Za-z0-9_./-]{1,200}")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_MAX_EXPANSION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar: its `number` orders it in the run, its `name` is unique and goes into image ids."""
+
+    number: int
+    name: str
+    path: Path
+
+    @property
+    def metadata(self) -> Path:
+        """The Parquet beside the tar, which may not exist."""
+        return self.path.with_suffix(".parquet")
+
+    @property
+    def stats(self) -> Path:
+        """The statistics beside the tar, which may not exist."""
+        return self.path.with_name(f"{self.path.stem}_stats.json")
+
+
+def find_shards(patterns: Sequence[str]) -> list[Shard]:
+    """Expand folders, globs and braces to shards in sorted order.
+
+    Raises MissingInput where a pattern matches nothing, UsageError for a kind of address that is
+    not read.
+    """
+    paths: list[Path] = []
+    for pattern in patterns:
+        found = sorted(_expand(pattern))
+        if not found:
+            raise MissingInput(f"{pattern}: no .tar file there")
+        paths += found
+    unique = sorted(dict.fromkeys(path.resolve() for path in paths))
+    names = _unique_names(unique)
+    return [Shard(i, name, path) for i, (name, path) in enumerate(zip(names, unique, strict=True))]
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Split a member's name at the first dot of its last part, as webdataset does."""
+    match = _NAME.fullmatch(name)
+    return (match["key"], match["extension"].lower()) if match else None
+
+
+def is_safe_key(key: str) -> bool:
+    """Whether a key is short, plain and stays inside its folder."""
+    plain = _KEY.fullmatch(key) is not None and not key.startswith("__")  # webdataset's own names
+    return plain and not key.startswith("/") and ".." not in key.split("/")
+
+
+@dataclass
+class Sample:
+    """The members of one key, by extension; `adjacent` is False where others lie between them."""
+
+    key: str
+    members: dict[str, Member]
+    adjacent: bool = True
+    repeated: bool = False
+
+
+def group_members(members: Sequence[Member]) -> tuple[dict[str, Sample], list[Member]]:
+    """Group regular members into samples by key; return the members that belong to none too."""
+    samples: dict[str, Sample] = {}
+    strays: list[Member] = []
+    last = None
+    for member in members:
+        parts = split_name(member.name)
+        if parts is None or not member.regular:
+            strays.append(member)
+            continue
+        key, extension = parts
+        sample = samples.get(key)
+        if sample is None:
+            sample = samples[key] = Sample(key, {})
+        elif last != key:
+            sample.adjacent = False
+        sample.repeated |= extension in sample.members
+        sample.members.setdefault(extension, member)
+        last = key
+    return samples, strays
+
+
+def read_member(handle: io.BufferedIOBase, offset: int, size: int) -> bytes:
+    """The bytes of one member, by its place in the tar."""
+    handle.seek(offset)
+    data = handle.read(size)
+    if len(data) != size:
+        raise ShardCorrupt(f"byte {offset}: {size} bytes expected, {len(data)} found")
+    return data
+
+
+def iterate_samples(path: Path, keys: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Samples of a shard by webdataset (`__key__` and extension: bytes), those of `keys` only.
+
+    The scan has passed these keys: each is one run of members without a repeated name.
+    """
+    with path.open("rb") as stream:
+        files = (
+            entry | {"__url__": path.name}
+            for entry in tar_file_iterator(stream)
+            if (split_name(entry["fname"]) or ("",))[0] in keys
+        )
+        yield from group_by_keys(files)
+
+
+def write_shard(path: Path, samples: Sequence[Mapping[str, Any]]) -> None:
+    """Write samples (`__key__` and extension: bytes) as a tar with the same bytes every time."""
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        writer = wds.TarWriter(stream, encoder=False, mtime=0, user="root", group="root")
+        for sample in samples:
+            writer.write(dict(sample))
+        writer.close()
+
+
+def write_shard_tables(path: Path, table: pa.Table, stats: Mapping[str, Any]) -> None:
+    """Write the Parquet and the statistics that lie beside the tar at `path`."""
+    write_table(path.with_suffix(".parquet"), table)
+    text = json.dumps(dict(stats), sort_keys=True, indent=2)
+    write_bytes(path.with_name(f"{path.stem}_stats.json"), text.encode())
+
+
+def _expand(pattern: str) -> list[Path]:
+    if pattern.startswith("pipe:"):
+        raise UsageError(f"{pattern}: addresses that run a command are never read")
+    if "://" in pattern and not pattern.startswith("file://"):
+        raise UsageError(f"{pattern}: only local shards are read as yet; copy them to a folder")
+    local = pattern.removeprefix("file://")
+    if Path(local).is_dir():
+        return list(Path(local).glob("*.tar"))
+    paths: list[Path] = []
+    for name in expand_braces(local):
+        hits = [Path(hit) for hit in glob.glob(name)]  # noqa: PTH207  patterns may be absolute
+        if not hits and name != local:
+            raise MissingInput(f"{name}: no such shard")
+        paths += [hit for hit in hits if hit.suffix == ".tar"]
+    return paths
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Expand `{00..12}` and `{a,b}` as a shell does, zeros kept."""
+    match = _BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    body = match[1]
+    bounds = re.fullmatch(r"(\d+)\.\.(\d+)", body)
+    if bounds:
+        first, last = int(bounds[1]), int(bounds[2])
+        if abs(last - first) > _MAX_EXPANSION:
+            raise UsageError(f"{pattern}: more than {_MAX_EXPANSION} shards")
+        values = [f"{i:0{len(bounds[1])}d}" for i in range(first, last + 1)]
+    else:
+        values = body.split(",")
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    return [expanded for value in values for expanded in expand_braces(head + value + tail)]
+
+
+def _unique_names(paths: Sequence[Path]) -> list[str]:
+    stems = [path.stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    longer = [f"{path.parent.name}-{path.stem}" for path in paths]
+    if len(set(longer)) == len(longer):
+        return longer
+    raise UsageError("two shards share folder and file names; rename one of the folders")

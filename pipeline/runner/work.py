@@ -1,0 +1,97 @@
+"""One part, executed: the code that runs in this process or in a worker's."""
+
+import random
+import shutil
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from pipeline.errors import DiskFull, ResumeError, UnmemorizeError
+from pipeline.generation.seeds import hash63
+from pipeline.io.atomic import is_disk_full
+from pipeline.io.digest import sha256_file
+from pipeline.runner.part import Context, Outcome, Part, Stage
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a part did, and the SHA-256 of each output."""
+
+    outcome: Outcome
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a part failed: one line for people, the traceback for the log."""
+
+    message: str
+    log: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A part with what became of it."""
+
+    part: Part
+    result: Done | Failure
+
+
+class Executor(Protocol):
+    """Runs parts in any order and yields each once, done or failed in every attempt."""
+
+    def run(
+        self,
+        stage: Stage,
+        parts: Sequence[Part],
+        context: Context,
+        stopping: Callable[[], bool],
+    ) -> Iterator[Result]:
+        """Run `parts`; once `stopping()` is true, start no more."""
+
+
+def run_part(stage: Stage, part: Part, context: Context) -> Done:
+    """Run one part with the configured number of threads, seeded by its name.
+
+    Raises DiskFull before starting where less than the configured space is free.
+    """
+    config = context.config
+    require_free(context.run, config.runner.min_free_gb)
+    seed = hash63("part", config.seed, stage.name, part.name)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # libraries draw from the global states
+    torch.manual_seed(seed)
+    torch.set_num_threads(config.runner.threads_per_part)
+    with threadpool_limits(config.runner.threads_per_part):
+        outcome = stage.run(part, context)
+    return Done(outcome, {name: sha256_file(context.path(name)) for name in outcome.outputs})
+
+
+def require_free(folder: Path, gigabytes: float) -> None:
+    """Raise DiskFull where less than `gigabytes` (10^9 bytes) are free under `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < gigabytes * 1e9:
+        raise DiskFull(
+            f"{folder}: {free / 1e9:.1f} GB free, {gigabytes:g} GB wanted before each part; "
+            "free some and run again"
+        )
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Whether another attempt cannot help: the disk is full, or the input is wrong as a whole."""
+    return is_disk_full(error) or isinstance(error, DiskFull | ResumeError)
+
+
+def failure(error: BaseException, attempts: int) -> Failure:
+    """Describe the last error of a part."""
+    known = isinstance(error, UnmemorizeError)
+    message = str(error) if known else f"{type(error).__name__}: {error}"
+    line = " ".join(message.split()) or type(error).__name__
+    return Failure(line[:500], "".join(traceback.format_exception(error)), attempts)
