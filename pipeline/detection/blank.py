@@ -16,8 +16,8 @@ MAX_CONTRAST = 0.02  # five grey levels: JPEG noise on a plain frame stays below
 def contrast(pictures: Pictures) -> npt.NDArray[np.float64]:
     """RMS deviation (n,) from the own mean colour; uint8, or float32 in [0, 1]."""
     check_pictures(pictures)
-    colours = as_unit(pictures).reshape(len(pictures), -1, 3)
-    return np.sqrt(colours.var(axis=1).mean(axis=1))
+    variance = as_unit(pictures).var(axis=(1, 2))
+    return np.sqrt(variance.mean(axis=1))
 
 
 def is_blank(pictures: Pictures, *, max_contrast: float = MAX_CONTRAST) -> npt.NDArray[np.bool_]:

@@ -6,7 +6,8 @@ least `clique_fraction` of all generations and `min_hits` of them. In this order
     verbatim     min_hits verbatim generations, or a large clique with one in it
     template     min_hits hits, or a large clique with a hit in it
     undecided    any hit, any generation in doubt, or a large clique: the model repeats itself, but
-                 what it repeats is not among the training images (or none were given)
+                 what it repeats is not among the training images (or none were given);
+                 or, without a training set, too few generations to form a clique
     none         otherwise
 
 Members of a clique are near-copies of each other, so one match speaks for all. Blank generations
@@ -111,7 +112,8 @@ def _decide(
         item.verdict is Verdict.UNDECIDED and seen.searched
         for item, seen in zip(judged, evidence, strict=True)
     )
-    return Verdict.UNDECIDED if n_hits or doubts or large else Verdict.NONE
+    untested = len(judged) < thresholds.min_hits and not any(item.searched for item in evidence)
+    return Verdict.UNDECIDED if n_hits or doubts or large or untested else Verdict.NONE
 
 
 def _caption_verdict(

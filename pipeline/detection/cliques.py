@@ -5,9 +5,10 @@ gives one large clique whatever the seed; ordinary captions give none.
 
 Search: a greedy clique of size s comes first; the largest lies in the (s-1)-core, so all else is
 peeled away. Then Bron-Kerbosch with pivoting (Tomita et al. 2006), cut where the members so far
-plus the colours of a greedy colouring of the candidates are fewer than the best so far. Node sets are the bits of Python integers.
-The problem is NP-hard: the search stops after `cap` visited nodes (not after a time, so that two
-machines agree) and says so; what it returns is then a clique, but perhaps not the largest.
+and the colours of the candidates, greedily coloured, are fewer than the best so far. Node sets are
+the bits of Python integers. The problem is NP-hard: the search stops after `cap` visited nodes (not
+after a time, so that two machines agree) and says so; what it returns is then a clique, but perhaps
+not the largest.
 """
 
 import math
@@ -35,7 +36,7 @@ class Clique:
 
 
 def largest_clique(
-    distances: npt.NDArray[np.float64], epsilon: float, *, cap: int = 50_000
+    distances: npt.NDArray[np.float64], epsilon: float, *, cap: int = 500_000
 ) -> Clique:
     """The largest clique of the graph "edge iff distance < epsilon" of n nodes.
 

@@ -13,7 +13,13 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.detection.pictures import Pictures, check_comparable, check_paired, full_scale
+from pipeline.detection.pictures import (
+    Pictures,
+    as_rows,
+    check_comparable,
+    check_paired,
+    full_scale,
+)
 
 _ROWS = 512
 _COLUMNS = 8192  # a block of 512 x 8192 float64 takes 32 MiB
@@ -25,13 +31,13 @@ def l2(a: Pictures, b: Pictures) -> npt.NDArray[np.float64]:
     Raises MeasureError on shapes or dtypes that differ.
     """
     check_paired(a, b)
-    flat_a, flat_b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    rows_a, rows_b = as_rows(a), as_rows(b)
     squares = np.zeros(len(a))
     for rows in _blocks(len(a), _ROWS):
-        for columns in _blocks(flat_a.shape[1], _COLUMNS):
-            gap = flat_a[rows, columns].astype(np.float64) - flat_b[rows, columns]
+        for columns in _blocks(rows_a.shape[1], _COLUMNS):
+            gap = rows_a[rows, columns].astype(np.float64) - rows_b[rows, columns]
             squares[rows] += np.einsum("nk,nk->n", gap, gap)
-    return np.sqrt(squares / flat_a.shape[1]) / full_scale(a)
+    return np.sqrt(squares / rows_a.shape[1]) / full_scale(a)
 
 
 def pairwise_l2(a: Pictures, b: Pictures | None = None) -> npt.NDArray[np.float64]:
@@ -45,20 +51,20 @@ def pairwise_l2(a: Pictures, b: Pictures | None = None) -> npt.NDArray[np.float6
         np.fill_diagonal(distances, 0.0)
         return np.minimum(distances, distances.T)
     check_comparable(a, b)
-    flat_a, flat_b = a.reshape(len(a), -1), b.reshape(len(b), -1)
-    squares = _pairwise_squares(flat_a, flat_b)
-    return np.sqrt(squares.clip(min=0) / flat_a.shape[1]) / full_scale(a)
+    rows_a, rows_b = as_rows(a), as_rows(b)
+    squares = _pairwise_squares(rows_a, rows_b)
+    return np.sqrt(squares.clip(min=0) / rows_a.shape[1]) / full_scale(a)
 
 
 def _pairwise_squares(a: Pictures, b: Pictures) -> npt.NDArray[np.float64]:
     squares = np.zeros((len(a), len(b)))
-    for rows_a in _blocks(len(a), _ROWS):
-        for rows_b in _blocks(len(b), _ROWS):
+    for i in _blocks(len(a), _ROWS):
+        for j in _blocks(len(b), _ROWS):
             for columns in _blocks(a.shape[1], _COLUMNS):
-                x = a[rows_a, columns].astype(np.float64)
-                y = b[rows_b, columns].astype(np.float64)
+                x = a[i, columns].astype(np.float64)
+                y = b[j, columns].astype(np.float64)
                 x_sq, y_sq = np.einsum("nk,nk->n", x, x), np.einsum("mk,mk->m", y, y)
-                squares[rows_a, rows_b] += x_sq[:, None] + y_sq[None, :] - 2 * (x @ y.T)
+                squares[i, j] += x_sq[:, None] + y_sq[None, :] - 2 * (x @ y.T)
     return squares
 
 

@@ -3,6 +3,7 @@
 `Pictures`: uint8 (n, h, w, 3) in 0..255, or float32 (n, h, w, 3) in [0, 1]; RGB.
 """
 
+import math
 from typing import TypeAlias
 
 import numpy as np
@@ -45,6 +46,11 @@ def check_paired(a: Pictures, b: Pictures) -> None:
 def full_scale(pictures: Pictures) -> float:
     """The value of white: 255 for uint8, 1 for float32."""
     return 255.0 if pictures.dtype == np.uint8 else 1.0
+
+
+def as_rows(pictures: Pictures) -> Pictures:
+    """The same values as (n, h * w * 3)."""
+    return pictures.reshape(len(pictures), math.prod(pictures.shape[1:]))
 
 
 def as_unit(pictures: Pictures) -> npt.NDArray[np.float64]:

@@ -60,7 +60,7 @@ class Thresholds:
     clique_epsilon: float = 0.15
     clique_fraction: float = 0.5
     min_hits: int = 2
-    clique_cap: int = 50_000
+    clique_cap: int = 500_000
 
 
 @dataclass(frozen=True)
@@ -118,19 +118,25 @@ _STRENGTH = (Verdict.VERBATIM, Verdict.TEMPLATE, Verdict.UNDECIDED, Verdict.NONE
 
 def judge_generation(evidence: GenerationEvidence, thresholds: Thresholds) -> GenerationVerdict:
     """The strongest verdict over the matches; ties by tiled l2, then by the smallest image_id."""
+    if evidence.blank:
+        return GenerationVerdict(evidence.generation_id, Verdict.NONE, None)
     if not evidence.searched:
         return GenerationVerdict(evidence.generation_id, Verdict.UNDECIDED, None)
     verdict, best = Verdict.NONE, None
-    for match in sorted(evidence.matches, key=lambda match: (match.tiled_l2, match.image_id)):
-        judged = _judge_match(match, evidence.blank, thresholds)
+    for match in sorted(evidence.matches, key=_nearness):
+        judged = _judge_match(match, thresholds)
         if best is None or _STRENGTH.index(judged) < _STRENGTH.index(verdict):
             verdict, best = judged, match
     image_id = None if best is None or verdict is Verdict.NONE else best.image_id
     return GenerationVerdict(evidence.generation_id, verdict, image_id)
 
 
-def _judge_match(match: Match, blank: bool, limits: Thresholds) -> Verdict:
-    if blank or match.blank:
+def _nearness(match: Match) -> tuple[float, int]:
+    return round(match.tiled_l2, 6), match.image_id
+
+
+def _judge_match(match: Match, limits: Thresholds) -> Verdict:
+    if match.blank:
         return Verdict.NONE
     tiled = round(match.tiled_l2, 6)
     near = tiled <= limits.max_tiled_l2 and round(match.l2, 6) <= limits.max_l2

@@ -14,8 +14,6 @@ what a retain loss asks for. Tools that write the target as ε*(c) - k [ε*(c) -
 import torch
 
 
-def esd_target(
-    unconditional: torch.Tensor, conditional: torch.Tensor, eta: float
-) -> torch.Tensor:
+def esd_target(unconditional: torch.Tensor, conditional: torch.Tensor, eta: float) -> torch.Tensor:
     """T of equal-shaped noise predictions ε*(∅) and ε*(c)."""
     return unconditional - eta * (conditional - unconditional)

@@ -7,7 +7,7 @@ picture itself, after Gandikota et al. 2023, section 5.4:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -80,13 +80,18 @@ class NoisedPictures:
     """Forward-noised training pictures of the targets, under any of their captions."""
 
     def __init__(
-        self, model: DiffusionModel, teacher: Teacher, targets: Sequence[Target], *, eta: float
+        self,
+        model: DiffusionModel,
+        teacher: Teacher,
+        targets: Sequence[Target],
+        prompts: Prompts,
+        *,
+        eta: float,
     ) -> None:
         """Encode the pictures; raise InputError where a target has none, or of another size."""
         for target in targets:
             _check_pictures(target, model.resolution)
-        self._model, self._teacher, self._eta = model, teacher, eta
-        self._prompts = Prompts(model, [target.captions for target in targets])
+        self._model, self._teacher, self._prompts, self._eta = model, teacher, prompts, eta
         with torch.no_grad():
             self._latents = model.encode_pictures(np.concatenate([t.pictures for t in targets]))
         self._sizes = torch.tensor([len(target.pictures) for target in targets])
@@ -109,9 +114,25 @@ class NoisedPictures:
         return Examples(x_t, timesteps, text, target)
 
 
+class AlsoUnconditional:
+    """Half of a source's examples, at random, under the empty prompt; their targets stay."""
+
+    def __init__(self, source: Source, empty: torch.Tensor) -> None:
+        self._source, self._empty = source, empty
+
+    def draw(self, count: int, generator: torch.Generator) -> Examples:
+        """Return `count` examples of the source, half of them without their caption."""
+        examples = self._source.draw(count, generator)
+        without = torch.rand(count, generator=generator) < 0.5
+        without = without.to(self._empty.device).view(-1, 1, 1)
+        return replace(examples, text=torch.where(without, self._empty, examples.text))
+
+
 def _check_pictures(target: Target, resolution: int) -> None:
     if not len(target.pictures):
-        raise InputError(f"target {target.group_id}: esd-gt needs its picture; give one, or use esd")
+        raise InputError(
+            f"target {target.group_id}: esd-gt needs its picture; give one, or use esd"
+        )
     side = target.pictures.shape[1]
     if side != resolution:
         raise InputError(

@@ -73,7 +73,14 @@ class FrozenTrajectories:
     """Every step of trajectories that the model draws before it is edited."""
 
     def __init__(
-        self, model: DiffusionModel, prompts: Prompts, *, eta: float, walk: Walk, each: int, seed: int
+        self,
+        model: DiffusionModel,
+        prompts: Prompts,
+        *,
+        eta: float,
+        walk: Walk,
+        each: int,
+        seed: int,
     ) -> None:
         """Draw `each` trajectories of every prompt with the model as its weights stand."""
         self._prompts, self._each, self._steps = prompts, each, walk.steps
@@ -82,7 +89,11 @@ class FrozenTrajectories:
         noise = gaussian(model.latent_shape, seeds)
         chunks = zip(which.split(_CHUNK), noise.split(_CHUNK), strict=True)
         walks = [
-            list(denoise(model, n.to(model.device), prompts.text[w.to(model.device)], prompts.empty, walk))
+            list(
+                denoise(
+                    model, n.to(model.device), prompts.text[w.to(model.device)], prompts.empty, walk
+                )
+            )
             for w, n in chunks
         ]
         self._x_t = torch.cat([torch.stack([p.x_t for p in points], 1) for points in walks])

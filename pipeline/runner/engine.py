@@ -25,6 +25,8 @@ from pipeline.runner.serial import SerialExecutor
 from pipeline.runner.work import Done, Executor, Failure, Result
 
 NOT_DOWNLOADED = "not_downloaded"
+EXPECTED = {NOT_DOWNLOADED, "duplicate", "featureless"}
+"""Reasons that are a stage's purpose or the data set's past, and never count against a run."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,13 @@ class Summary:
         return 2 if self.over_limit(max_rejected) else 0
 
     def over_limit(self, max_rejected: float) -> list[str]:
-        """Stages that rejected a larger share; rows that were never downloaded do not count."""
+        """Stages that rejected a larger share, expected reasons aside."""
         over = []
         for stage, (rows_in, _) in self.rows.items():
             counts = self.rejected[stage]
-            absent = counts.get(NOT_DOWNLOADED, 0)
-            rejected = sum(counts.values()) - absent
-            if rejected > max_rejected * max(rows_in - absent, 0):
+            expected = sum(counts.get(reason, 0) for reason in EXPECTED)
+            rejected = sum(counts.values()) - expected
+            if rejected > max_rejected * (rows_in - expected):
                 over.append(stage)
         return over
 

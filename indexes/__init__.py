@@ -1,0 +1,46 @@
+"""Near-duplicate search over any descriptor: vectors and ids in, neighbours and pairs out.
+
+index = indexes.build(vectors, ids, metric="cosine")
+similarity, neighbour = index.search(queries, 5)
+pairs = indexes.self_join(vectors, ids, threshold=0.6)
+"""
+
+from indexes.checks import unit
+from indexes.components import Cover, connected_components, greedy_cover
+from indexes.errors import DimensionMismatch, IndexCorrupt, NonFiniteVectors, VectorError
+from indexes.exact import knn, range_pairs
+from indexes.ivf import build, default_factory
+from indexes.join import Pairs, exact_classes, hamming_join, self_join, stars
+from indexes.metrics import cosine, euclidean, hamming
+from indexes.nearest import NearestIndex
+from indexes.recall import Recall, measured_recall, wilson
+from indexes.store import load, save
+
+__all__ = [
+    "Cover",
+    "DimensionMismatch",
+    "IndexCorrupt",
+    "NearestIndex",
+    "NonFiniteVectors",
+    "Pairs",
+    "Recall",
+    "VectorError",
+    "build",
+    "connected_components",
+    "cosine",
+    "default_factory",
+    "euclidean",
+    "exact_classes",
+    "greedy_cover",
+    "hamming",
+    "hamming_join",
+    "knn",
+    "load",
+    "measured_recall",
+    "range_pairs",
+    "save",
+    "self_join",
+    "stars",
+    "unit",
+    "wilson",
+]

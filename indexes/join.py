@@ -1,0 +1,142 @@
+"""The self join: all pairs of a set that are near-duplicates of each other.
+
+    {(a, b, s) : id_a < id_b, s = nearness(a, b) >= threshold}
+
+It can be done in parts: a part owns some rows, and a pair belongs to the part that owns the smaller
+id. So for any split of the rows each pair comes out exactly once, and the union does not depend on
+the split, on row order or on block size. Scores are recomputed in float64 from the given vectors.
+
+n exact copies make n (n - 1) / 2 pairs. Collapse them first (`exact_classes`), join the centres,
+and add the copies as a star (`stars`): n - 1 pairs.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexes.binary import BITS
+from indexes.checks import checked, checked_ids, rows_of
+from indexes.errors import VectorError
+from indexes.exact import block_pairs
+from indexes.metrics import (
+    AnyVectors,
+    Codes,
+    Ids,
+    Metric,
+    Rows,
+    Scores,
+    Vectors,
+    near_enough,
+    score_rows,
+)
+from indexes.nearest import NearestIndex
+from indexes.radius import within
+
+_VECTORS_AT_ONCE = 1 << 15
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Unordered pairs, id_a < id_b, sorted by (id_a, id_b): three arrays of one length."""
+
+    id_a: Ids
+    id_b: Ids
+    similarity: Scores
+
+    def __len__(self) -> int:
+        return len(self.id_a)
+
+
+def self_join(
+    vectors: Vectors,
+    ids: Ids,
+    threshold: float,
+    *,
+    rows: slice | None = None,
+    index: NearestIndex | None = None,
+) -> Pairs:
+    """Pairs with cosine >= threshold whose smaller id is in `rows`, by default all.
+
+    vectors (n, d) of unit norm and ids (n,) are the whole set, `rows` the part of it. Without an
+    index all pairs are compared and none is missed; with one, built over the same set, only
+    what its search visits (indexes.measured_recall says what that misses).
+    """
+    vectors = checked(vectors, "cosine")
+    ids = checked_ids(ids, len(vectors))
+    if index is None:
+        return _exact_join(vectors, ids, threshold, rows, "cosine")
+    if index.metric != "cosine" or not np.array_equal(index.ids, np.sort(ids)):
+        raise VectorError(
+            "the index holds other ids or another metric; build it over these vectors"
+        )
+    owned = np.arange(len(ids))[rows or slice(None)]
+    queries = np.ascontiguousarray(vectors[owned])
+    query_rows, found = within(index.faiss_index, queries, threshold, "cosine")
+    later = found > ids[owned[query_rows]]
+    rows_a, rows_b = owned[query_rows[later]], rows_of(found[later], ids)
+    scores = score_rows("cosine", vectors, vectors, rows_a, rows_b)
+    near = near_enough("cosine", scores, threshold)
+    return _sorted(ids[rows_a[near]], ids[rows_b[near]], scores[near])
+
+
+def hamming_join(codes: Codes, ids: Ids, max_distance: int, *, rows: slice | None = None) -> Pairs:
+    """Pairs of codes, uint8 (n, 32), that differ in at most `max_distance` bits.
+
+    Similarity is 1 - distance / 256; ownership by `rows` is as in `self_join`.
+    """
+    codes = checked(codes, "hamming")
+    pairs = _exact_join(codes, checked_ids(ids, len(codes)), max_distance, rows, "hamming")
+    return Pairs(pairs.id_a, pairs.id_b, 1 - pairs.similarity / BITS)
+
+
+def exact_classes(keys: Sequence[Hashable], ids: Ids) -> Ids:
+    """The centre of each id's class of exact copies: the smallest id with an equal key (a hash)."""
+    ids = checked_ids(ids, len(keys))
+    centre: dict[Hashable, int] = {}
+    for row in np.argsort(ids):
+        centre.setdefault(keys[row], int(ids[row]))
+    return np.array([centre[key] for key in keys], np.int64)
+
+
+def stars(keys: Sequence[Hashable], ids: Ids) -> Pairs:
+    """Each exact copy paired with the centre of its class, similarity 1; n copies make n - 1."""
+    centres = exact_classes(keys, ids)
+    copies = centres != ids
+    return _sorted(centres[copies], np.asarray(ids)[copies], np.ones(copies.sum()))
+
+
+def _exact_join(
+    vectors: AnyVectors, ids: Ids, threshold: float, rows: slice | None, metric: Metric
+) -> Pairs:
+    """Blocks of ascending ids, each against the owned rows of smaller ids than its last."""
+    ascending = np.argsort(ids)
+    owned = np.arange(len(ids))[rows or slice(None)]
+    owned = owned[np.argsort(ids[owned])]
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    for start in range(0, len(ids), _VECTORS_AT_ONCE):
+        block = ascending[start : start + _VECTORS_AT_ONCE]
+        asking = owned[ids[owned] < ids[block[-1]]]
+        found.append(_later_pairs(vectors, ids, asking, block, threshold, metric))
+    id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
+    return _sorted(id_a, id_b, scores)
+
+
+def _later_pairs(
+    vectors: AnyVectors, ids: Ids, asking: Rows, block: Rows, threshold: float, metric: Metric
+) -> tuple[Ids, Ids, Scores]:
+    stored = vectors[block]
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    for start in range(0, len(asking), _VECTORS_AT_ONCE):
+        some = asking[start : start + _VECTORS_AT_ONCE]
+        query_rows, rows, scores = block_pairs(vectors[some], stored, threshold, metric)
+        id_a, id_b = ids[some[query_rows]], ids[block[rows]]
+        later = id_b > id_a
+        found.append((id_a[later], id_b[later], scores[later]))
+    id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
+    return id_a, id_b, scores
+
+
+def _sorted(id_a: Ids, id_b: Ids, similarity: Scores) -> Pairs:
+    order = np.lexsort((id_b, id_a))
+    return Pairs(id_a[order], id_b[order], similarity[order])

@@ -1,0 +1,202 @@
+"""Where everything lies in a run folder, and how the shared tables are read.
+
+Stages write through these names and read each other's output through these functions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexes import unit
+from pipeline.errors import MissingInput, ShardCorrupt
+from pipeline.io import schemas
+from pipeline.io.images import ImageLimits, decode
+from pipeline.io.shards import read_member
+from pipeline.io.tables import read_parts, read_table
+
+REKEYED = "images/rekeyed.parquet"
+DUPLICATES = "duplicates.parquet"
+PROMPTS = "prompts.parquet"
+SCREEN = "screen.parquet"
+MATCHES = "matches.parquet"
+VERDICTS = "verdicts.parquet"
+FINDINGS = "findings.parquet"
+EXTRACTED = "extracted.parquet"
+PLANTED = "planted.parquet"
+VERIFICATION = "verification.parquet"
+
+ACCEPTED = "ok"
+
+
+def part_name(number: int) -> str:
+    """Zero-padded, so that names sort as numbers."""
+    return f"{number:05d}"
+
+
+def image_part(name: str) -> str:
+    """The manifest of one shard."""
+    return f"images/part-{name}.parquet"
+
+
+@dataclass(frozen=True)
+class EmbeddingPart:
+    """The three files of one shard and one encoder; rows of the first two correspond."""
+
+    encoder: str
+    name: str
+
+    @property
+    def vectors(self) -> str:
+        """npy, (n, d)."""
+        return f"embeddings/{self.encoder}/img_emb/img_emb_{self.name}.npy"
+
+    @property
+    def metadata(self) -> str:
+        """Parquet, n rows with image_id."""
+        return f"embeddings/{self.encoder}/metadata/metadata_{self.name}.parquet"
+
+    @property
+    def rejected(self) -> str:
+        """Parquet, the rows that have no vector, with reasons."""
+        return f"embeddings/{self.encoder}/rejected/rejected_{self.name}.parquet"
+
+
+def list_image_parts(run: Path) -> list[str]:
+    """Names of the manifest's parts, in order. Raises MissingInput where there are none."""
+    paths = sorted(run.glob(image_part("*")))
+    if not paths:
+        raise MissingInput(f"{run}: no images/part-*.parquet; run `unmemorize dedup` first")
+    return [path.stem.removeprefix("part-") for path in paths]
+
+
+def list_embedding_parts(run: Path, encoder: str) -> list[EmbeddingPart]:
+    """An encoder's parts, in order. Raises MissingInput where there are none."""
+    paths = sorted(run.glob(EmbeddingPart(encoder, "*").metadata))
+    if not paths:
+        raise MissingInput(f"{run}: no embeddings of {encoder}; run the embed stage with it")
+    return [EmbeddingPart(encoder, path.stem.removeprefix("metadata_")) for path in paths]
+
+
+def read_images(
+    run: Path,
+    parts: Sequence[str] | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    accepted_only: bool = True,
+) -> pa.Table:
+    """The manifest, with colliding ids replaced; by default the accepted rows only."""
+    wanted = list(dict.fromkeys([*(columns or schemas.IMAGES.names), "shard", "key", "status"]))
+    names = list_image_parts(run) if parts is None else parts
+    paths = [run / image_part(name) for name in names]
+    table = _rekey(run, read_parts(paths, schemas.IMAGES, columns=wanted))
+    if accepted_only:
+        table = table.filter(pc.equal(table["status"], ACCEPTED))
+    return table.select(list(columns or schemas.IMAGES.names))
+
+
+def read_embeddings(
+    run: Path, encoder: str, *, normalise: bool, min_quality: float | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """All ids (n,) and vectors (n, d) of an encoder, sorted by id.
+
+    Stored halves are widened to fp32; `normalise` rescales them to unit norm, which fp16 loses.
+    `min_quality` leaves out rows of less.
+    """
+    ids, vectors = [], []
+    for part in list_embedding_parts(run, encoder):
+        rows = read_table(
+            run / part.metadata, schemas.EMBEDDING_METADATA, columns=["image_id", "quality"]
+        )
+        block = load_vectors(run / part.vectors, rows.num_rows)
+        chosen = np.ones(rows.num_rows, bool)
+        if min_quality is not None:
+            quality = rows["quality"].to_numpy(zero_copy_only=False)
+            chosen = ~(quality < min_quality)
+        ids.append(rows["image_id"].to_numpy()[chosen])
+        vectors.append(block[chosen])
+    all_ids, stacked = np.concatenate(ids), np.concatenate(vectors)
+    if stacked.dtype == np.float16:
+        stacked = stacked.astype(np.float32)
+    if normalise:
+        stacked = unit(stacked)
+    order = np.argsort(all_ids, kind="stable")
+    return all_ids[order], stacked[order]
+
+
+def load_vectors(path: Path, rows: int) -> npt.NDArray[Any]:
+    """Read an npy of `rows` rows; raises ShardCorrupt where it is not that."""
+    try:
+        vectors = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ShardCorrupt(f"{path}: not a sound npy file ({error})") from error
+    if vectors.ndim != 2 or len(vectors) != rows:
+        raise ShardCorrupt(f"{path}: {vectors.shape}, expected {rows} rows beside its metadata")
+    return vectors
+
+
+class TrainingImages:
+    """Random access to accepted training pictures, by image id, decoded to small squares."""
+
+    def __init__(self, run: Path, shards: dict[str, Path], limits: ImageLimits) -> None:
+        table = read_images(run, columns=["image_id", "shard", "offset", "size", "caption"])
+        self._shards, self._limits = shards, limits
+        self._ids = table["image_id"].to_numpy()
+        self._order = np.argsort(self._ids)
+        self._rows = table
+
+    def row(self, image_id: int) -> dict[str, Any]:
+        """The manifest's row of a picture."""
+        place = int(np.searchsorted(self._ids, image_id, sorter=self._order))
+        if place == len(self._ids) or self._ids[self._order[place]] != image_id:
+            raise MissingInput(f"image {image_id} is not in the manifest")
+        return dict(self._rows.slice(int(self._order[place]), 1).to_pylist()[0])
+
+    def data(self, image_id: int) -> bytes:
+        """The file's bytes as they lie in the shard."""
+        row = self.row(image_id)
+        with self._shards[row["shard"]].open("rb") as handle:
+            return read_member(handle, row["offset"], row["size"])
+
+    def picture(self, image_id: int) -> Any:
+        """The decoded picture (PIL, RGB)."""
+        return decode(self.data(image_id), self._limits)
+
+
+def _rekey(run: Path, table: pa.Table) -> pa.Table:
+    path = run / REKEYED
+    if not path.is_file() or "image_id" not in table.column_names:
+        return table
+    changes = {
+        (row["shard"], row["key"]): row["new_image_id"]
+        for row in read_table(path, schemas.REKEYED).to_pylist()
+    }
+    if not changes:
+        return table
+    places = zip(table["shard"].to_pylist(), table["key"].to_pylist(), strict=True)
+    ids = [
+        changes.get(place, old)
+        for place, old in zip(places, table["image_id"].to_pylist(), strict=True)
+    ]
+    column = table.schema.get_field_index("image_id")
+    return table.set_column(column, table.schema.field(column), pa.array(ids, pa.int64()))
+
+
+def index_folder(encoder: str) -> str:
+    """Where an encoder's FAISS index lies."""
+    return f"index/{encoder}"
+
+
+def pair_part(encoder: str, name: str) -> str:
+    """One block of an encoder's near-duplicate pairs."""
+    return f"pairs/{encoder}/part-{name}.parquet"
+
+
+def list_pairs(run: Path) -> list[str]:
+    """All pair tables, relative to the run folder, in order."""
+    return sorted(path.relative_to(run).as_posix() for path in run.glob(pair_part("*", "*")))

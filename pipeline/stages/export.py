@@ -1,0 +1,126 @@
+"""export: the deduplicated training set.
+
+keep.parquet and drop.parquet always; keep.npy and drop.npy in DataComp's format where every row
+has a uid; and the shards again with the kept samples only, each member's bytes as they were, tar,
+Parquet and statistics in step.
+"""
+
+import io
+import json
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.io import schemas
+from pipeline.io.atomic import write_bytes
+from pipeline.io.runfolder import (
+    DUPLICATES,
+    REKEYED,
+    image_part,
+    list_image_parts,
+    read_images,
+)
+from pipeline.io.shards import Shard, group_members, read_member, write_shard
+from pipeline.io.tables import read_foreign, read_table, write_table
+from pipeline.io.tarscan import scan_tar
+from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.stages.scan import shards_of
+
+_LISTS = "lists"
+_UID_DIGITS = 32
+
+
+def plan(context: Context) -> list[Part]:
+    """One part for the lists, and one a shard."""
+    manifest = tuple(image_part(name) for name in list_image_parts(context.run))
+    parts = [Part(_LISTS, (*manifest, REKEYED, DUPLICATES))]
+    if context.config.export.write_shards:
+        shards = {f"{shard.number:05d}": shard for shard in shards_of(context)}
+        for name in list_image_parts(context.run):
+            files = [p for p in (shards[name].path, shards[name].metadata) if p.is_file()]
+            inputs = tuple(relative(path, context.run) for path in files)
+            parts.append(Part(name, (image_part(name), REKEYED, DUPLICATES, *inputs)))
+    return parts
+
+
+def run(part: Part, context: Context) -> Outcome:
+    """Write the lists, or one shard."""
+    return _write_lists(context) if part.name == _LISTS else _write_shard(part, context)
+
+
+def datacomp_subset(uids: list[str]) -> npt.NDArray[np.void]:
+    """Uids as DataComp reads them: dtype u8,u8, sorted, each once.
+
+    Its reader uses `searchsorted`, so an unsorted file would silently drop samples.
+    """
+    pairs = sorted({(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids})
+    return np.array(pairs, dtype=np.dtype("u8,u8"))
+
+
+def _write_lists(context: Context) -> Outcome:
+    duplicates = read_table(context.path(DUPLICATES), schemas.DUPLICATES)
+    places = read_images(context.run, columns=["image_id", "shard", "key"])
+    table = duplicates.join(places, "image_id", join_type="inner").sort_by("image_id")
+    outputs = []
+    for name, chosen in (("keep", table["keep"]), ("drop", pc.invert(table["keep"]))):
+        rows = table.filter(chosen).select(schemas.EXPORT_ROWS.names).cast(schemas.EXPORT_ROWS)
+        outputs.append(f"export/{name}.parquet")
+        write_table(context.path(outputs[-1]), rows)
+        if _has_uids(duplicates):
+            buffer = io.BytesIO()
+            np.save(buffer, datacomp_subset(rows["uid"].to_pylist()), allow_pickle=False)
+            outputs.append(f"export/{name}.npy")
+            write_bytes(context.path(outputs[-1]), buffer.getvalue())
+    return Outcome(tuple(outputs), duplicates.num_rows, table.num_rows)
+
+
+def _has_uids(table: pa.Table) -> bool:
+    uids = table["uid"].to_pylist()
+    return bool(uids) and all(uid is not None and _is_uid(uid) for uid in uids)
+
+
+def _is_uid(uid: str) -> bool:
+    return len(uid) == _UID_DIGITS and set(uid) <= set("0123456789abcdef")
+
+
+def _write_shard(part: Part, context: Context) -> Outcome:
+    rows = read_images(context.run, [part.name], columns=["image_id", "key"]).to_pylist()
+    table = read_table(context.path(DUPLICATES), schemas.DUPLICATES, columns=["image_id", "keep"])
+    kept_ids = set(table.filter(table["keep"])["image_id"].to_pylist())
+    kept = {row["key"] for row in rows if row["image_id"] in kept_ids}
+    source = Shard(int(part.name), part.name, context.path(part.inputs[3]))
+    name = source.path.stem
+    target = context.path(f"export/shards/{name}.tar")
+    write_shard(target, _samples(source, kept))
+    outputs = [f"export/shards/{name}.tar", f"export/shards/{name}_stats.json"]
+    if source.metadata.is_file():
+        metadata = read_foreign(source.metadata)
+        keys = pc.cast(metadata["key"], pa.string())
+        write_table(
+            target.with_suffix(".parquet"),
+            metadata.filter(pc.is_in(keys, pa.array(sorted(kept), pa.string()))),
+        )
+        outputs.append(f"export/shards/{name}.parquet")
+    stats = {"count": len(kept), "successes": len(kept), "dropped": len(rows) - len(kept)}
+    write_bytes(context.path(outputs[1]), json.dumps(stats, indent=1).encode())
+    dropped = {"duplicate": len(rows) - len(kept)} if len(rows) > len(kept) else {}
+    return Outcome(tuple(outputs), len(rows), len(kept), dropped)
+
+
+def _samples(shard: Shard, kept: set[str]) -> list[dict[str, bytes | str]]:
+    samples, _ = group_members(scan_tar(shard.path).require_sound(shard.path).members)
+    chosen: list[dict[str, bytes | str]] = []
+    with shard.path.open("rb") as handle:
+        for key, sample in samples.items():
+            if key in kept:
+                members = {
+                    member.name[len(key) + 1 :]: read_member(handle, member.offset, member.size)
+                    for member in sample.members.values()
+                }
+                chosen.append({"__key__": key, **members})
+    return chosen
+
+
+STAGE = Stage("export", 1, ("export",), plan, run)

@@ -1,0 +1,134 @@
+"""groups: pairs in, one row a picture out: its group, and whether it is kept.
+
+A group is a connected component of the pairs. Inside it pictures are kept greedily by quality, so
+that no two kept ones are near-duplicates and every dropped one has a kept one at or above the
+threshold: components alone would chain, and drop pictures that resemble no survivor.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+import indexes
+from indexes import Pairs
+from pipeline.io import schemas
+from pipeline.io.runfolder import (
+    DUPLICATES,
+    REKEYED,
+    image_part,
+    list_image_parts,
+    list_pairs,
+    read_images,
+)
+from pipeline.io.tables import read_parts, table_from_columns, write_table
+from pipeline.runner.part import Context, Outcome, Part, Stage
+from pipeline.stages.pairs import exact_keys
+
+_EXACT_REASONS = ("bytes", "pixels")
+
+
+def plan(context: Context) -> list[Part]:
+    """One part: a component may span all shards."""
+    manifest = [image_part(name) for name in list_image_parts(context.run)]
+    return [Part("all", (*manifest, REKEYED, *list_pairs(context.run)))]
+
+
+def run(part: Part, context: Context) -> Outcome:
+    """Write duplicates.parquet."""
+    del part
+    images = read_images(context.run)
+    pairs = read_parts((context.run / path for path in list_pairs(context.run)), schemas.PAIRS)
+    table = group(images, pairs, context.config.groups.quality)
+    write_table(context.path(DUPLICATES), table)
+    return Outcome((DUPLICATES,), images.num_rows, table.num_rows)
+
+
+def group(images: pa.Table, pairs: pa.Table, quality: str) -> pa.Table:
+    """The rows of duplicates.parquet, sorted by image id; independent of the order of rows."""
+    images = images.sort_by("image_id")
+    ids = images["image_id"].to_numpy()
+    id_a, id_b = pairs["id_a"].to_numpy(), pairs["id_b"].to_numpy()
+    groups = indexes.connected_components(ids, id_a, id_b)
+    _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    cover = indexes.greedy_cover(
+        ids,
+        quality_rank(images, quality),
+        _strongest(pairs),
+        class_of=indexes.exact_classes(exact_keys(images), ids),
+    )
+    sizes_of = sizes[place]
+    columns = {
+        "image_id": ids,
+        "uid": images["uid"],
+        "url": images["url"],
+        "group_id": groups,
+        "group_size": sizes_of.astype(np.int32),
+        "keep": cover.kept,
+        "reason": _reasons(images, pairs, sizes_of, cover),
+        "representative_id": cover.representative,
+        "similarity_to_representative": cover.similarity,
+        "merged_into": pa.nulls(len(ids), pa.int64()),
+    }
+    return table_from_columns(columns, schemas.DUPLICATES)
+
+
+def quality_rank(images: pa.Table, quality: str) -> npt.NDArray[np.int64]:
+    """Rank (n,), 0 best: by quality, then sha256, then uid, so that row order never decides."""
+    measure = {
+        "resolution": lambda row: -row["width"] * row["height"],
+        "bytes": lambda row: -row["size"],
+        "first": lambda row: (row["shard"], row["key"]),
+    }[quality]
+    names = ["width", "height", "size", "shard", "key", "sha256", "uid", "image_id"]
+    rows = images.select(names).to_pylist()
+
+    def key(place: int) -> tuple[Any, ...]:
+        row = rows[place]
+        return measure(row), row["sha256"], row["uid"] or "", row["image_id"]
+
+    rank = np.empty(len(rows), np.int64)
+    rank[sorted(range(len(rows)), key=key)] = np.arange(len(rows))
+    return rank
+
+
+def _strongest(pairs: pa.Table) -> Pairs:
+    """One row a pair: of those that several encoders found, the most similar."""
+    order = np.lexsort(
+        (-pairs["similarity"].to_numpy(), pairs["id_b"].to_numpy(), pairs["id_a"].to_numpy())
+    )
+    ranked = pairs.take(order)
+    id_a, id_b = ranked["id_a"].to_numpy(), ranked["id_b"].to_numpy()
+    first = np.ones(len(id_a), bool)
+    first[1:] = (id_a[1:] != id_a[:-1]) | (id_b[1:] != id_b[:-1])
+    return Pairs(id_a[first], id_b[first], ranked["similarity"].to_numpy()[first])
+
+
+def _reasons(
+    images: pa.Table, pairs: pa.Table, sizes: npt.NDArray[np.int64], cover: indexes.Cover
+) -> list[str]:
+    """Why a row is kept or dropped: `unique`, `kept`, or how it matches its representative."""
+    found = {
+        (row["id_a"], row["id_b"]): row["reason"]
+        for row in sorted(pairs.to_pylist(), key=lambda row: row["similarity"])
+    }
+    keys = exact_keys(images)
+    ids = images["image_id"].to_pylist()
+    key_of = dict(zip(ids, keys, strict=True))
+    digest_of = dict(zip(ids, images["sha256"].to_pylist(), strict=True))
+    reasons = []
+    for place, image_id in enumerate(ids):
+        representative = int(cover.representative[place])
+        if cover.kept[place]:
+            reasons.append("unique" if sizes[place] == 1 else "kept")
+        elif key_of[image_id] == key_of[representative]:
+            same_bytes = digest_of[image_id] == digest_of[representative]
+            reasons.append(_EXACT_REASONS[0] if same_bytes else _EXACT_REASONS[1])
+        else:
+            edge = (min(image_id, representative), max(image_id, representative))
+            reasons.append(found.get(edge, "descriptor"))
+    return reasons
+
+
+STAGE = Stage("groups", 1, ("groups",), plan, run)

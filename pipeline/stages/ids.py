@@ -1,0 +1,52 @@
+"""ids: no two rows of a run share an image id.
+
+Among five billion rows a pair of equal 63-bit hashes is expected. The row that comes later, by
+shard and key, gets an id from a salted hash; readers of the manifest apply the table written here.
+"""
+
+import numpy as np
+
+from pipeline.io import schemas
+from pipeline.io.runfolder import REKEYED, image_part, list_image_parts, read_images
+from pipeline.io.tables import write_rows
+from pipeline.runner.part import Context, Outcome, Part, Stage
+from pipeline.stages.scan import salted_id
+
+
+def plan(context: Context) -> list[Part]:
+    """One part: ids can collide across shards only."""
+    names = list_image_parts(context.run)
+    return [Part("all", tuple(image_part(name) for name in names))]
+
+
+def run(part: Part, context: Context) -> Outcome:
+    """Write the table of replaced ids, which is nearly always empty."""
+    del part
+    (context.run / REKEYED).unlink(missing_ok=True)  # the ids as scanned, not as replaced before
+    table = read_images(
+        context.run, columns=["image_id", "dataset", "shard", "key"], accepted_only=False
+    )
+    ids = table["image_id"].to_numpy()
+    values, counts = np.unique(ids, return_counts=True)
+    taken = set(ids.tolist()) if (counts > 1).any() else set()
+    replaced = []
+    for value in values[counts > 1]:
+        rows = table.take(np.flatnonzero(ids == value)).to_pylist()
+        for row in sorted(rows, key=lambda row: (row["shard"], row["key"]))[1:]:
+            salt = 1
+            while (fresh := salted_id(row["dataset"], row["shard"], row["key"], salt)) in taken:
+                salt += 1
+            taken.add(fresh)
+            replaced.append(
+                {
+                    "shard": row["shard"],
+                    "key": row["key"],
+                    "image_id": row["image_id"],
+                    "new_image_id": fresh,
+                }
+            )
+    write_rows(context.path(REKEYED), replaced, schemas.REKEYED)
+    return Outcome((REKEYED,), len(ids), len(ids))
+
+
+STAGE = Stage("ids", 1, (), plan, run)

@@ -1,0 +1,229 @@
+"""scan: shards in, one manifest row a picture out.
+
+Each shard is walked strictly, joined with its Parquet on the key (rows of failed downloads are
+there without a file), and every picture is decoded once. A row is accepted or has a reason;
+nothing is dropped. `image_id` is assigned here, once.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.errors import ImageRejected, ShardCorrupt
+from pipeline.generation.seeds import hash63, normalize_caption
+from pipeline.io import schemas
+from pipeline.io.images import EXTENSIONS, ImageLimits, decode
+from pipeline.io.runfolder import ACCEPTED, image_part, part_name
+from pipeline.io.shards import Sample, Shard, find_shards, group_members, is_safe_key, read_member
+from pipeline.io.tables import read_foreign, write_rows
+from pipeline.io.tarscan import TarScan, scan_tar
+from pipeline.runner.engine import NOT_DOWNLOADED
+from pipeline.runner.part import Context, Outcome, Part, Stage, reject_counts, relative
+
+Row = dict[str, Any]
+_METADATA = ("key", "caption", "url", "uid", "status", "error_message")
+
+
+def plan(context: Context) -> list[Part]:
+    """One part a shard, until `limit` rows are reached."""
+    parts = []
+    remaining = context.config.limit
+    for shard in shards_of(context):
+        if remaining is not None and remaining <= 0:
+            break
+        files = [path for path in (shard.path, shard.metadata, shard.stats) if path.is_file()]
+        params = {"number": shard.number, "shard": shard.name, "limit": remaining}
+        inputs = tuple(relative(path, context.run) for path in files)
+        parts.append(Part(part_name(shard.number), inputs, params))
+        if remaining is not None:
+            remaining -= _count_rows(shard)
+    return parts
+
+
+def run(part: Part, context: Context) -> Outcome:
+    """Write the manifest of one shard."""
+    shard = Shard(part.params["number"], part.params["shard"], context.path(part.inputs[0]))
+    rows, notes = scan_shard(shard, context)
+    limit = part.params["limit"]
+    rows = rows if limit is None else rows[:limit]
+    _assign_ids(rows, context.config.dataset.name, shard.name)
+    output = image_part(part.name)
+    write_rows(context.path(output), rows, schemas.IMAGES)
+    rejected = reject_counts([row["reason"] for row in rows if row["status"] != ACCEPTED])
+    return Outcome((output,), len(rows), len(rows) - sum(rejected.values()), rejected, notes)
+
+
+def shards_of(context: Context) -> list[Shard]:
+    """The training set's shards; those that the demo wrote where none are configured."""
+    patterns = context.config.dataset.shards or (str(context.run / "shards"),)
+    return find_shards(patterns)
+
+
+def image_limits(context: Context) -> ImageLimits:
+    """What a picture may be, as configured."""
+    scan = context.config.scan
+    return ImageLimits(scan.formats, scan.max_pixels, scan.max_bytes)
+
+
+def scan_shard(shard: Shard, context: Context) -> tuple[list[Row], tuple[str, ...]]:
+    """All rows of a shard, sorted by key, with what a person should know about it."""
+    config = context.config.scan
+    scan = scan_tar(shard.path)
+    if scan.damage and config.damaged == "fail":
+        scan.require_sound(shard.path)
+    samples, strays = group_members(scan.members)
+    damage = f"shard_corrupt: {scan.damage}" if scan.damage else ""
+    try:
+        metadata = _read_metadata(shard.metadata)
+    except ShardCorrupt as error:
+        metadata = {}
+        damage = damage or f"metadata_corrupt: {error}"
+    limits = image_limits(context)
+    with shard.path.open("rb") as handle:
+        rows = [
+            _judge(handle, samples.get(key), metadata.get(key), key, limits, damage)
+            for key in sorted({*samples, *metadata})
+        ]
+    rows += [_stray(member.name, damage) for member in strays]
+    for row in rows:
+        row["caption"] = normalize_caption(row["caption"])[: config.max_caption_chars]
+    return rows, tuple(_notes(shard, scan, len(samples)))
+
+
+def _judge(
+    handle: Any,
+    sample: Sample | None,
+    metadata: Mapping[str, Any] | None,
+    key: str,
+    limits: ImageLimits,
+    damage: str,
+) -> Row:
+    row: Row = {"key": key, "caption": "", "status": "rejected", "reason": "", "detail": ""}
+    for name in ("caption", "url", "uid"):
+        value = (metadata or {}).get(name)
+        row[name] = value if isinstance(value, str) else row.get(name)
+    try:
+        if metadata and metadata.get("status") not in (None, "success"):
+            raise ImageRejected(NOT_DOWNLOADED, str(metadata.get("error_message") or ""))
+        if damage:
+            raise ImageRejected(*damage.split(": ", 1))
+        if metadata and metadata.get("repeated"):
+            raise ImageRejected("repeated_key", "the Parquet names this key more than once")
+        _require_whole(sample, key)
+        row |= _read_sample(handle, sample, row["caption"], limits) if sample else {}
+        row |= {"status": ACCEPTED}
+    except ImageRejected as rejection:
+        row |= {"reason": rejection.reason, "detail": str(rejection)[:500]}
+    return row
+
+
+def _require_whole(sample: Sample | None, key: str) -> None:
+    if sample is None:
+        raise ImageRejected("missing_in_tar", "the Parquet says success, the tar has no file")
+    if not is_safe_key(key):
+        raise ImageRejected("bad_key", "a key of letters, digits, _ . - and / that stays inside")
+    if not sample.adjacent:
+        raise ImageRejected("not_adjacent", "other members lie between those of this key")
+    if sample.repeated:
+        raise ImageRejected("repeated_member", "two members have the same name")
+
+
+def _read_sample(handle: Any, sample: Sample, caption: str, limits: ImageLimits) -> Row:
+    extension = next((name for name in EXTENSIONS if name in sample.members), None)
+    if extension is None:
+        found = ", ".join(sorted(sample.members))[:100]
+        raise ImageRejected("no_picture", f"members {found}; read are {', '.join(EXTENSIONS)}")
+    member = sample.members[extension]
+    if member.size > limits.max_bytes:
+        raise ImageRejected("too_many_bytes", f"{member.size} bytes, at most {limits.max_bytes}")
+    data = read_member(handle, member.offset, member.size)
+    picture = decode(data, limits)
+    pixels = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes())
+    if not caption and "txt" in sample.members and sample.members["txt"].size < 1 << 20:
+        text = sample.members["txt"]
+        caption = read_member(handle, text.offset, text.size).decode("utf-8", "replace")
+    return {
+        "caption": caption,
+        "member": member.name,
+        "offset": member.offset,
+        "size": member.size,
+        "width": picture.width,
+        "height": picture.height,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "pixel_sha256": pixels.hexdigest(),
+    }
+
+
+def _stray(name: str, damage: str) -> Row:
+    reason, _, detail = damage.partition(": ")
+    return {
+        "key": name.encode("utf-8", "replace").decode("utf-8")[:200],
+        "caption": "",
+        "status": "rejected",
+        "reason": reason or "irregular_member",
+        "detail": detail or "a link, device, folder, or a name without an extension",
+    }
+
+
+def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.is_file():
+        return {}
+    rows: dict[str, dict[str, Any]] = {}
+    for row in read_foreign(path, columns=_METADATA).to_pylist():
+        key = row.get("key")
+        if key is None:
+            raise ShardCorrupt(f"{path}: no column key")
+        known = rows.setdefault(str(key), row)
+        if known is not row:
+            known["repeated"] = True
+    return rows
+
+
+def _assign_ids(rows: list[Row], dataset: str, shard: str) -> None:
+    taken: set[int] = set()
+    for row in rows:
+        row["dataset"], row["shard"] = dataset, shard
+        image_id = hash63("image", dataset, shard, row["key"])
+        salt = 0
+        while image_id in taken:
+            salt += 1
+            image_id = salted_id(dataset, shard, row["key"], salt)
+        taken.add(image_id)
+        row["image_id"] = image_id
+
+
+def salted_id(dataset: str, shard: str, key: str, salt: int) -> int:
+    """The id of a row whose first id was taken."""
+    return hash63("image", dataset, shard, key, "salt", salt)
+
+
+def _notes(shard: Shard, scan: TarScan, samples: int) -> Iterator[str]:
+    if scan.damage:
+        yield f"{shard.path.name} is damaged at {scan.damage}; its rows are rejected"
+    elif not scan.end_marked:
+        yield f"{shard.path.name} has no end marker; its members are whole"
+    successes = _successes(shard.stats)
+    if successes is not None and successes != samples:
+        yield f"{shard.stats.name} says {successes} successes, the tar has {samples} samples"
+
+
+def _successes(path: Path) -> int | None:
+    try:
+        value = json.loads(path.read_text()).get("successes")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return value if isinstance(value, int) else None
+
+
+def _count_rows(shard: Shard) -> int:
+    try:
+        return int(pq.read_metadata(shard.metadata).num_rows)
+    except Exception:  # no Parquet, or a damaged one: the tar itself is counted
+        return len(group_members(scan_tar(shard.path).members)[0])
+
+
+STAGE = Stage("scan", 1, ("dataset", "scan"), plan, run, tolerant=True)

@@ -1,0 +1,26 @@
+import faiss
+import numpy as np
+import pytest
+
+from indexes.radius import within
+
+
+@pytest.mark.parametrize(
+    ("metric", "threshold", "near", "far"),
+    [("cosine", 0.6, [0.6, 0.8], [0.5999, 0.80007]), ("l2", 5, [3, 4], [3.001, 4.001])],
+)
+def test_the_bound_itself_is_inside(metric, threshold, near, far):
+    origin = [1, 0] if metric == "cosine" else [0, 0]
+    kind = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
+    index = faiss.IndexFlat(2, kind)
+    index.add(np.array([near, far], np.float32))
+    queries = np.array([origin], np.float32)
+    assert [a.tolist() for a in within(index, queries, threshold, metric)] == [[0], [0]]
+
+
+@pytest.mark.parametrize("bits", [0, 31, 255, 256])
+def test_a_hamming_bound_is_inclusive(bits):
+    index = faiss.IndexBinaryFlat(256)
+    index.add(np.packbits(np.tri(257, 256, -1, dtype=np.uint8), axis=1))
+    _, labels = within(index, np.zeros((1, 32), np.uint8), bits, "hamming")
+    assert sorted(labels) == list(range(bits + 1))

@@ -1,0 +1,43 @@
+import numpy as np
+
+from indexes.metrics import cosine, score_rows
+from indexes.ranking import top_k
+
+
+def test_order_is_that_of_the_exact_scores_whatever_the_search_says(clusters):
+    """A search whose scores err within the float32 bounds and whose ties come in any order."""
+    vectors = clusters(300, 16)
+    vectors[50:150] = vectors[50]
+    queries = clusters(6, 16, seed=9)
+    queries[0] = vectors[50]
+    rng = np.random.default_rng(0)
+
+    def shaken(some, width):
+        scores = some @ vectors.T + rng.uniform(-5e-6, 5e-6, (len(some), 300)).astype(np.float32)
+        order = np.argsort(-scores, axis=1)[:, :width]
+        return np.take_along_axis(scores, order, 1), order
+
+    def rescore(some, query_rows, rows):
+        return score_rows("cosine", some, vectors, query_rows, rows)
+
+    for _ in range(5):
+        scores, rows = top_k(queries, 12, "cosine", shaken, rescore)
+        for query, found, score in zip(queries, rows, scores, strict=True):
+            exact = cosine(np.broadcast_to(query, vectors.shape), vectors)
+            expected = sorted(range(300), key=lambda row: (-exact[row], row))[:12]
+            assert found.tolist() == expected
+            assert np.array_equal(score, exact[expected].astype(np.float32))
+
+
+def test_an_endless_tie_is_cut():
+    asked = []
+
+    def all_equal(some, width):
+        asked.append(width)
+        rows = np.broadcast_to(np.arange(width), (len(some), width))
+        return np.ones((len(some), width), np.float32), rows
+
+    query = np.array([[1, 0]], np.float32)
+    scores, rows = top_k(query, 2, "cosine", all_equal, lambda q, i, rows: np.ones(len(rows)))
+    assert rows.tolist() == [[0, 1]]
+    assert max(asked) < 5000
