@@ -26,11 +26,14 @@ def unit(vectors: npt.NDArray[np.floating]) -> Vectors:
 
     Raises NonFiniteVectors for NaN or infinity, VectorError for a zero row, which has no direction.
     """
-    wide = np.asarray(vectors, np.float64)
-    norms = np.sqrt(np.square(wide).sum(axis=1, keepdims=True))
-    _refuse(~np.isfinite(norms[:, 0]), 0, NonFiniteVectors, "is not finite; leave it out")
-    _refuse(norms[:, 0] == 0, 0, VectorError, "is zero and has no direction; leave it out")
-    return np.asarray(wide / norms, np.float32)
+    scaled = np.empty(vectors.shape, np.float32)
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
+        block = vectors[start : start + _ROWS_AT_ONCE]
+        _refuse_strange(block, start)
+        norms = _norms(block)
+        _refuse(norms == 0, start, VectorError, "is zero and has no direction; leave it out")
+        scaled[start : start + len(block)] = block / norms[:, None]
+    return scaled
 
 
 def checked(vectors: AnyVectors, metric: Metric, d: int | None = None) -> AnyVectors:
@@ -93,15 +96,23 @@ def _codes(codes: Any) -> Codes:
 
 
 def _check_block(block: Vectors, start: int, metric: Metric) -> None:
-    finite = np.all(np.isfinite(block), axis=1)
-    _refuse(np.logical_not(finite), start, NonFiniteVectors, "holds NaN or infinity; leave it out")
-    norms = np.sqrt(np.square(block, dtype=np.float64).sum(axis=1))
+    _refuse_strange(block, start)
+    norms = _norms(block)
     bad = np.abs(norms - 1) > NORM_TOLERANCE if metric == "cosine" else norms > LARGEST_NORM
     norm = f"has norm {norms[bad.argmax()]:.6g}" if len(norms) else ""
     if metric == "cosine":
         _refuse(bad, start, VectorError, f"{norm}, expected 1; call indexes.unit")
     else:
         _refuse(bad, start, VectorError, f"{norm}, expected at most {LARGEST_NORM:g}; scale down")
+
+
+def _norms(block: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    return np.asarray(np.sqrt(np.square(block, dtype=np.float64).sum(axis=1)))
+
+
+def _refuse_strange(block: npt.NDArray[np.floating], start: int) -> None:
+    finite = np.all(np.isfinite(block), axis=1)
+    _refuse(np.logical_not(finite), start, NonFiniteVectors, "holds NaN or infinity; leave it out")
 
 
 def _refuse(bad: npt.NDArray[np.bool_], start: int, error: type[VectorError], what: str) -> None:

@@ -78,7 +78,7 @@ def _trained(vectors: AnyVectors, metric: Metric, factory: str, seed: int) -> An
             inner.cp.seed = seed
             inner.cp.spherical = metric == "cosine"
         inner.train(vectors)
-    except RuntimeError as error:
+    except (RuntimeError, VectorError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise VectorError(f"factory {factory!r} with {len(vectors)} vectors: {reason}") from error
     return index

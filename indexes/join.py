@@ -60,7 +60,7 @@ def self_join(
 
     vectors (n, d) of unit norm and ids (n,) are the whole set, `rows` the part of it. Without an
     index all pairs are compared and none is missed; with one, built over the same set, only
-    what its search visits (indexes.measured_recall says what that misses).
+    what its search proposes (`measured_recall` says what that misses).
     """
     vectors = checked(vectors, "cosine")
     ids = checked_ids(ids, len(vectors))

@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 
 from indexes import exact
-from indexes.checks import checked, places_of
+from indexes.checks import checked, places_of, unit
 from indexes.errors import VectorError
 from indexes.metrics import AnyVectors, Ids, Metric, Rows, Scores, near_enough, score_rows
 from indexes.radius import within
@@ -26,7 +26,8 @@ class NearestIndex:
     """Vectors under 63-bit ids, searchable by nearness; `build` or `load` makes one.
 
     `ids` ascend, and row i of the FAISS index inside is the vector of ids[i]. `fingerprint` names
-    the encoder that made the vectors, so that one cannot be searched with another's.
+    the encoder that made the vectors, so that one cannot be searched with another's. Scores are
+    those of the vectors as stored: exact for "Flat" lists, of the compressed ones for SQ and PQ.
     """
 
     faiss_index: Any
@@ -64,7 +65,10 @@ class NearestIndex:
         allowed = np.intersect1d(allowed, self.ids)
         if not self._visits_more_than(len(allowed)):
             return self._search(queries, k, faiss.IDSelectorBatch(allowed))
-        scores, rows = exact.knn(queries, self.vectors(allowed), k, self.metric)
+        vectors = self.vectors(allowed)
+        if self.metric == "cosine":
+            vectors = unit(vectors)  # compressed ones come back a little shorter
+        scores, rows = exact.knn(queries, vectors, k, self.metric)
         return scores, np.where(rows < 0, -1, np.append(allowed, -1)[rows])
 
     def within(self, queries: AnyVectors, threshold: float) -> tuple[Rows, Ids, Scores]:

@@ -26,50 +26,35 @@ from indexes.metrics import (
 Nearest = tuple[npt.NDArray[np.float32], Rows]
 Search = Callable[[AnyVectors, int], tuple[npt.NDArray[np.floating], Rows]]
 """(queries, k) -> FAISS's scores and labels, each (n, k), nearest first, -1 for none."""
+Rescore = Callable[[AnyVectors, Rows, Rows], Scores]
+"""(queries, query rows, labels) -> the exact scores of these pairs."""
 
 _SPARE = 8
 _MOST_TIES = 1024
-_CANDIDATES_AT_ONCE = 1 << 17
+_CANDIDATES_AT_ONCE = 1 << 15
 
 
-def top_k(
-    queries: AnyVectors,
-    k: int,
-    metric: Metric,
-    search: Search,
-    rescore: Callable[[AnyVectors, Rows, Rows], Scores],
-) -> Nearest:
-    """The k nearest of each query, (n, k) scores and labels; -1 and the farthest score for none.
-
-    `rescore(queries, query_rows, labels)` gives the exact scores of pairs.
-    """
+def top_k(queries: AnyVectors, k: int, metric: Metric, search: Search, rescore: Rescore) -> Nearest:
+    """The k nearest of each query, (n, k) scores and labels; -1 and the farthest score for none."""
     if k < 1:
         raise VectorError(f"k is {k}, expected at least 1")
     scores = np.full((len(queries), k), nowhere(metric), np.float32)
     labels = np.full((len(queries), k), -1, np.int64)
-    at_once = max(1, _CANDIDATES_AT_ONCE // (k + _SPARE))
-    for start in range(0, len(queries), at_once):
-        block = slice(start, start + at_once)
-        _rank_block(queries[block], metric, search, rescore, scores[block], labels[block])
-    return scores, labels
-
-
-def _rank_block(
-    queries: AnyVectors,
-    metric: Metric,
-    search: Search,
-    rescore: Callable[[AnyVectors, Rows, Rows], Scores],
-    scores: npt.NDArray[np.float32],
-    labels: Rows,
-) -> None:
-    k, spare = scores.shape[1], _SPARE
-    todo = np.arange(len(queries))
+    todo, spare = np.arange(len(queries)), _SPARE
     while len(todo):
-        proposed, found = search(queries[todo], k + spare)
-        done = _closed(queries[todo], proposed, found, k, metric) | (spare >= _MOST_TIES)
-        rows = todo[done]
-        scores[rows], labels[rows] = _ranked(queries[rows], found[done], k, metric, rescore)
-        todo, spare = todo[~done], 4 * spare
+        undecided = []
+        at_once = max(1, _CANDIDATES_AT_ONCE // (k + spare))
+        for start in range(0, len(todo), at_once):
+            rows = todo[start : start + at_once]
+            proposed, found = search(queries[rows], k + spare)
+            done = _closed(queries[rows], proposed, found, k, metric) | (spare >= _MOST_TIES)
+            settled = rows[done]
+            scores[settled], labels[settled] = _ranked(
+                queries[settled], found[done], k, metric, rescore
+            )
+            undecided.append(rows[~done])
+        todo, spare = np.concatenate(undecided), 4 * spare
+    return scores, labels
 
 
 def _closed(
@@ -98,7 +83,7 @@ def _ranked(
     found: Rows,
     k: int,
     metric: Metric,
-    rescore: Callable[[AnyVectors, Rows, Rows], Scores],
+    rescore: Rescore,
 ) -> tuple[Scores, Rows]:
     exact = np.full(found.shape, nowhere(metric))
     query_rows, places = np.nonzero(found >= 0)

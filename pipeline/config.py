@@ -1,5 +1,6 @@
 """The configuration of a run: one YAML file, checked whole, all mistakes reported at once."""
 
+import copy
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline.errors import ConfigError, MissingInput
 
 _MAX_CONFIG_BYTES = 1 << 20
+# PyYAML lets the errors of its constructors through: a 13th month, !!timestamp of a word, depth
+_NOT_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -18,9 +21,9 @@ Cosine = Annotated[float, Field(gt=-1, le=1)]
 
 
 class Section(BaseModel):
-    """Frozen, and an unknown field is a mistake."""
+    """Frozen; an unknown field is a mistake, and so is a number that is not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Dataset(Section):
@@ -170,11 +173,16 @@ class Match(Section):
 
 
 class Verdict(Section):
-    """Thresholds of the verdict; see pipeline/detection/verdict.py for their meaning."""
+    """Thresholds that replace the defaults of pipeline.detection.verdict.Thresholds."""
 
-    max_tiled_l2: float | None = None
-    max_nearest_ratio: float | None = None
-    clique_epsilon: float | None = None
+    max_tiled_l2: float | None = Field(None, ge=0, le=1)
+    max_l2: float | None = Field(None, ge=0, le=1)
+    certain_tiled_l2: float | None = Field(None, ge=0, le=1)
+    max_ratio: float | None = Field(None, gt=0)
+    max_l2_ratio_50nn: float | None = Field(None, gt=0)
+    max_masked_l2: float | None = Field(None, ge=0, le=1)
+    copy_similarity: Cosine | None = None
+    clique_epsilon: float | None = Field(None, ge=0, le=1)
     clique_fraction: Fraction | None = None
     min_hits: Count | None = None
 
@@ -246,12 +254,14 @@ class Runner(Section):
 
 
 class RunConfig(Section):
-    """Everything a run depends on; `train` and `findings` name earlier runs that it reads."""
+    """Everything a run depends on; `train`, `findings` and `erased` name what it reads
+    of earlier runs: two run folders, and the folder that holds erased models."""
 
     seed: int = Field(0, ge=0)
     stages: tuple[str, ...] = ()
     train: Path | None = None
     findings: Path | None = None
+    erased: Path | None = None
     limit: Count | None = None
     dataset: Dataset = Dataset()
     demo: Demo = Demo()
@@ -274,14 +284,18 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _names_agree(self) -> "RunConfig":
-        known = set(self.embed.encoders)
-        for where, names in (
-            ("match.encoders", set(self.match.encoders)),
-            ("pairs.min_similarity", set(self.pairs.min_similarity)),
-            ("index.factory", set(self.index.factory)),
-        ):
-            if unknown := sorted(names - known):
-                raise ValueError(f"{where}: {unknown[0]!r} is not one of embed.encoders")
+        mistakes = [
+            f"{where}: {name!r} is not one of embed.encoders"
+            for where, names in (
+                ("match.encoders", self.match.encoders),
+                ("pairs.min_similarity", self.pairs.min_similarity),
+                ("index.factory", self.index.factory),
+            )
+            for name in names
+            if name not in self.embed.encoders
+        ]
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
         return self
 
 
@@ -294,6 +308,7 @@ def make_config(
     values: dict[str, Any], overrides: Sequence[str] = (), *, where: str = "configuration"
 ) -> RunConfig:
     """Validate a mapping with overrides applied."""
+    values = copy.deepcopy(values)
     for override in overrides:
         _apply(values, override)
     try:
@@ -317,7 +332,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise ConfigError(f"{path}: YAML aliases are not read")  # a few expand to gigabytes
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _NOT_YAML as error:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if values is None:
         return {}
@@ -339,7 +354,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         node = child
     try:
         node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from error
 
 
@@ -349,7 +364,7 @@ def _explain(item: Any) -> str:
         return f"{name}: unknown field{_suggest(item['loc'])}"
     message = item["msg"].removeprefix("Value error, ")
     found = item.get("input")
-    shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) else ""
+    shown = f" (found {found!r:.100})" if isinstance(found, str | int | float | bool) else ""
     return f"{name}: {message}{shown}"
 
 

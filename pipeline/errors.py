@@ -25,6 +25,12 @@ exit code of the command that it ends.
 """
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says, on one line; its class where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 class UnmemorizeError(Exception):
     """Base of every error that is the input's or the machine's, never a defect of ours."""
 

@@ -5,7 +5,7 @@ import html
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +13,26 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops
 
-FOLDERS = (
-    "animals buildings computer/hardware containers decorations education electronics food geography office "
-    "people plants recreation science signs_and_symbols tools transportation unsorted"
-).split()
+FOLDERS = [
+    "animals",
+    "buildings",
+    "computer/hardware",
+    "containers",
+    "decorations",
+    "education",
+    "electronics",
+    "food",
+    "geography",
+    "office",
+    "people",
+    "plants",
+    "recreation",
+    "science",
+    "signs_and_symbols",
+    "tools",
+    "transportation",
+    "unsorted",
+]
 # Playing cards and pictograms are near-duplicates by design; the others are a matter of taste.
 SKIPPED = (
     "recreation/games/cards",
@@ -29,9 +45,35 @@ SKIPPED = (
     "tools/weapons",
 )
 NOT_A_NAME = frozenset(
-    "hash unsorted clipart clip art svg misc united nations member symbol sign icon icons "
-    "architetto francesco rollandin rollandi rolla submission various cliparts foodfruits subnational sexy".split()
+    [
+        "hash",
+        "unsorted",
+        "clipart",
+        "clip",
+        "art",
+        "svg",
+        "misc",
+        "united",
+        "nations",
+        "member",
+        "symbol",
+        "sign",
+        "icon",
+        "icons",
+        "architetto",
+        "francesco",
+        "rollandin",
+        "rollandi",
+        "rolla",
+        "submission",
+        "various",
+        "cliparts",
+        "foodfruits",
+        "subnational",
+        "sexy",
+    ]
 )
+UNWANTED = re.compile(r"sexy|nude|naked|pin-?up|logo|linked|openoffice", re.IGNORECASE)
 PUBLIC_DOMAIN = re.compile(r'cc:license\s+rdf:resource="[^"]*public ?domain"', re.IGNORECASE)
 COMMON_TITLE = 4  # a title on more drawings than this names a collection or its author
 PIXEL_CAP = 40_000_000
@@ -69,12 +111,12 @@ def _read_folder(root: Path, folder: str) -> Iterator[Drawing]:
     for path in (root / "png" / folder).rglob("*.png"):
         name = path.relative_to(root / "png").with_suffix("").as_posix()
         rdf = (root / "svg" / f"{name}.svg").read_text("utf-8", "replace")
-        if PUBLIC_DOMAIN.search(rdf) and not name.startswith(SKIPPED):
-            title = re.search(r"<dc:title>(.*?)</dc:title>", rdf, re.DOTALL)
-            keywords = map(_clean, re.findall(r"<rdf:li>(.*?)</rdf:li>", rdf, re.DOTALL))
-            yield Drawing(
-                path, name, _clean(title[1]) if title else "", tuple(filter(None, keywords))
-            )
+        title = re.search(r"<dc:title>(.*?)</dc:title>", rdf, re.DOTALL)
+        words = re.findall(r"<rdf:li>(.*?)</rdf:li>", rdf, re.DOTALL)
+        unwanted = UNWANTED.search(" ".join([name, title[1] if title else "", *words]))
+        if PUBLIC_DOMAIN.search(rdf) and not unwanted and not name.startswith(SKIPPED):
+            keywords = tuple(filter(None, map(_clean, words)))
+            yield Drawing(path, name, _clean(title[1]) if title else "", keywords)
 
 
 def _clean(text: str) -> str:
@@ -104,11 +146,10 @@ def render(drawing: Drawing) -> Image.Image | None:
     white = Image.new("RGBA", rgba.size, "white")
     picture = Image.alpha_composite(white, rgba).convert("RGB")
     box = ImageChops.difference(picture, Image.new("RGB", picture.size, "white")).getbbox()
-    if box is None or max(box[2] - box[0], box[3] - box[1]) > 2 * min(
-        box[2] - box[0], box[3] - box[1]
-    ):
+    if box is None:
         return None
-    return _on_square(picture.crop(box))
+    cut = picture.crop(box)
+    return None if max(cut.size) > 2 * min(cut.size) else _on_square(cut)
 
 
 def _on_square(picture: Image.Image) -> Image.Image:
@@ -122,15 +163,8 @@ def _on_square(picture: Image.Image) -> Image.Image:
     return square
 
 
-def thumbnails(pictures: Sequence[Image.Image], side: int = 32) -> npt.NDArray[np.float32]:
-    """Pictures as flat float32 RGB rows on [0, 1], box-filtered to side x side."""
-    small = [np.asarray(p.resize((side, side), Image.Resampling.BOX)) for p in pictures]
-    return np.stack(small).reshape(len(small), -1).astype(np.float32) / 255
-
-
 def is_colourful(thumbnail: npt.NDArray[np.float32]) -> bool:
-    """Neither gray nor mostly blank: chroma on [0, 1] over the square, and inked area."""
-    rgb = thumbnail.reshape(-1, 3)
-    chroma = rgb.max(axis=1) - rgb.min(axis=1)
-    inked = (rgb.min(axis=1) < 0.9).mean()
+    """Neither gray nor mostly blank. `thumbnail` is (side, side, 3) RGB on [0, 1]."""
+    chroma = thumbnail.max(axis=-1) - thumbnail.min(axis=-1)
+    inked = (thumbnail.min(axis=-1) < 0.9).mean()
     return bool(chroma.mean() > 0.05 and inked > 0.2)

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from pipeline.errors import MissingInput, UnsafeWeights
+from pipeline.errors import MissingInput, ModelError, UnsafeWeights, first_line
+from pipeline.generation.loading import require_finite
 from pipeline.io.digest import sha256_file
 
 Metric = Literal["cosine", "l2", "hamming"]
@@ -28,7 +29,7 @@ class Encoded:
 
 
 class Encoder(Protocol):
-    """Built once a process; `encode` may be called with any number of pictures."""
+    """Built once a process; `encode` takes one picture or more, each independent of the others."""
 
     metric: Metric
     fingerprint: str
@@ -46,15 +47,13 @@ def unit_rows(vectors: torch.Tensor) -> npt.NDArray[np.float32]:
 def load_weights(path: Path, sha256: str | None) -> dict[str, torch.Tensor]:
     """Read a state dict: safetensors, or a weights-only pickle whose SHA-256 the user gave.
 
-    Raises UnsafeWeights for a pickle without its digest or with another one.
+    Raises UnsafeWeights for a pickle without its digest, and for any file with another one.
     """
-    if not path.is_file():
-        raise MissingInput(f"{path}: no such weights file")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file  # noqa: PLC0415
-
-        return load_file(path)
-    require_sha256(path, sha256)
+    safe = path.suffix == ".safetensors"
+    if not safe or sha256 is not None:
+        require_sha256(path, sha256)
+    if safe:
+        return _load_safetensors(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -64,6 +63,35 @@ def load_weights(path: Path, sha256: str | None) -> dict[str, torch.Tensor]:
     if not isinstance(loaded, dict):
         raise UnsafeWeights(f"{path}: a state dict is expected")
     return loaded
+
+
+def load_into(
+    module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, *, exact: bool
+) -> None:
+    """Load every parameter of `module`; tensors that it has no place for are no error if not exact.
+
+    Raises ModelError for weights of another architecture, NonFiniteWeights for NaN or infinity.
+    """
+    try:
+        missing, _ = module.load_state_dict(state, strict=exact)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{path}: not weights of this architecture ({reason})") from error
+    if missing:
+        raise ModelError(f"{path}: no tensor {missing[0]}; not weights of this architecture")
+    require_finite(module, str(path))
+
+
+def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError  # noqa: PLC0415
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise MissingInput(f"{path}: no such weights file") from error
+    except SafetensorError as error:
+        raise ModelError(f"{path}: damaged; fetch it again ({first_line(error)})") from error
 
 
 def require_sha256(path: Path, sha256: str | None) -> None:

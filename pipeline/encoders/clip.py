@@ -7,9 +7,9 @@ import open_clip
 import torch
 from PIL import Image
 
-from pipeline.encoders.base import Encoded, Metric, load_weights, unit_rows
-from pipeline.errors import MissingInput, ModelError
-from pipeline.generation.loading import require_finite
+from pipeline.encoders.base import Encoded, Metric, load_into, load_weights, unit_rows
+from pipeline.encoders.transforms import middle
+from pipeline.errors import MissingInput, ModelError, first_line
 from pipeline.io.digest import sha256_file
 
 
@@ -32,16 +32,20 @@ class OpenClip:
             raise ModelError(f"open_clip has no model {model!r}; see open_clip.list_models()")
         if pretrained is None and weights is None:
             raise ModelError(f"open_clip {model}: give a pretrained tag or a weights file")
+        tag = pretrained if weights is None else None
+        if tag and not open_clip.is_pretrained_cfg(model, tag):
+            # open_clip would take it for a path, and read a pickle without its sha256
+            raise ModelError(f"open_clip {model} has no tag {tag!r}; give a file as weights")
         try:
-            tag = pretrained if weights is None else None
             self._model, _, self._transform = open_clip.create_model_and_transforms(
                 model, pretrained=tag
             )
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise MissingInput(f"open_clip {model} {pretrained}: {reason}") from error
+            raise MissingInput(f"open_clip {model} {tag}: {first_line(error)}") from error
         if weights is not None:
-            _load(self._model, load_weights(weights, sha256), weights)
+            state = load_weights(weights, sha256)
+            bare = {name.removeprefix("module."): value for name, value in state.items()}
+            load_into(self._model, bare, weights, exact=True)
         self._model.eval().to(device)
         source = sha256_file(weights) if weights else f"{pretrained}@{open_clip.__version__}"
         self.fingerprint = f"open_clip:{model}:{source}"
@@ -49,14 +53,5 @@ class OpenClip:
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Image.Image]) -> Encoded:
         """Encode RGB pictures."""
-        batch = torch.stack([self._transform(picture) for picture in pictures])
+        batch = torch.stack([self._transform(middle(picture)) for picture in pictures])
         return Encoded(unit_rows(self._model.encode_image(batch.to(self._device))))
-
-
-def _load(model: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    bare = {name.removeprefix("module."): value for name, value in state.items()}
-    try:
-        model.load_state_dict(bare)
-    except RuntimeError as error:
-        raise ModelError(f"{path}: not weights of this architecture") from error
-    require_finite(model, str(path))

@@ -33,7 +33,7 @@ class Lite0:
     def __init__(self, size: int = 224, device: str = "cpu") -> None:
         self._device = device
         self._prepare = Preparation(size, _HALF, _HALF, skew=True)
-        self._network = _network().to(device)
+        self._network = _network(device)
         self.fingerprint = f"lite0:{size}:{sha256_file(weights_file())}"
 
     @torch.inference_mode()
@@ -56,8 +56,8 @@ def weights_file() -> Path:
     return found[0]
 
 
-@lru_cache(maxsize=1)
-def _network() -> Any:
+@lru_cache(maxsize=2)
+def _network(device: str) -> Any:
     saved = torch.load(weights_file(), map_location="cpu", weights_only=True)
     tensors = [value for name, value in saved.items() if "num_batches_tracked" not in name]
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -69,4 +69,4 @@ def _network() -> Any:
     if not shapes_agree:
         raise ModelError("the EfficientNet-Lite0 wheel does not fit this version of timm")
     network.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
-    return network.eval().to(memory_format=torch.channels_last)
+    return network.eval().to(device, memory_format=torch.channels_last)

@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.encoders.base import Encoded, Metric, require_sha256, unit_rows
 from pipeline.encoders.transforms import IMAGENET_MEAN, IMAGENET_STD, Preparation
 from pipeline.errors import ModelError
+from pipeline.generation.loading import require_finite
 
 
 class Sscd:
@@ -27,6 +28,7 @@ class Sscd:
             self._network = torch.jit.load(str(weights), map_location=device).eval()
         except RuntimeError as error:
             raise ModelError(f"{weights}: not a TorchScript file") from error
+        require_finite(self._network, str(weights))
         self._device = device
         self._prepare = Preparation(size, IMAGENET_MEAN, IMAGENET_STD, skew=True)
         self.fingerprint = f"sscd:{size}:{sha256}"

@@ -7,10 +7,9 @@ import timm
 import torch
 from PIL import Image
 
-from pipeline.encoders.base import Encoded, Metric, load_weights, unit_rows
+from pipeline.encoders.base import Encoded, Metric, load_into, load_weights, unit_rows
 from pipeline.encoders.transforms import Preparation
-from pipeline.errors import MissingInput, ModelError
-from pipeline.generation.loading import require_finite
+from pipeline.errors import MissingInput, ModelError, first_line
 from pipeline.io.digest import sha256_file
 
 
@@ -29,17 +28,15 @@ class Timm:
         device: str = "cpu",
     ) -> None:
         self._device = device
+        if not timm.is_model(model):  # nor an address or a folder, which timm would load
+            raise ModelError(f"timm has no model {model!r}; see timm.list_models()")
         try:
             self._network = timm.create_model(model, pretrained=weights is None, num_classes=0)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise MissingInput(f"timm {model}: {reason}") from error
+            raise MissingInput(f"timm {model}: {first_line(error)}") from error
         if weights is not None:
             state = load_weights(weights, sha256)
-            missing, _ = self._network.load_state_dict(state, strict=False)
-            if missing:
-                raise ModelError(f"{weights}: no tensor {missing[0]}; not weights of {model}")
-            require_finite(self._network, str(weights))
+            load_into(self._network, state, weights, exact=False)  # the classifier is left aside
         self._network.eval().to(device)
         data = timm.data.resolve_model_data_config(self._network)
         side = size or data["input_size"][-1]

@@ -9,6 +9,21 @@ from PIL import Image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_MAX_ASPECT = 16
+
+
+def middle(picture: Image.Image) -> Image.Image:
+    """The middle of a very long picture.
+
+    A centre crop sees no more of it, and scaling the whole of 1 x 1,000,000 pixels by the shorter
+    side would take gigabytes.
+    """
+    width, height = picture.size
+    longest = _MAX_ASPECT * min(width, height)
+    if max(width, height) <= longest:
+        return picture
+    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
+    return picture.crop((left, top, left + min(width, longest), top + min(height, longest)))
 
 
 @dataclass(frozen=True)
@@ -33,10 +48,11 @@ class Preparation:
 
     def _fit(self, picture: Image.Image) -> Image.Image:
         target = round(self.size / self.crop)
-        width, height = picture.size
         if self.skew:
             fitted = (target, target)
         else:
+            picture = middle(picture)
+            width, height = picture.size
             scale = target / min(width, height)
             fitted = (max(target, round(width * scale)), max(target, round(height * scale)))
         resized = picture.resize(fitted, Image.Resampling.BICUBIC)

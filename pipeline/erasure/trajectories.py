@@ -7,7 +7,7 @@ them once from the frozen model, and keeping every step, costs one run in all:
 noise (Song et al. 2021, equation 12).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,26 +83,20 @@ class FrozenTrajectories:
         seed: int,
     ) -> None:
         """Draw `each` trajectories of every prompt with the model as its weights stand."""
-        self._prompts, self._each, self._steps = prompts, each, walk.steps
+        self._prompts, self._each = prompts, each
         which = torch.arange(len(prompts)).repeat_interleave(each)
         seeds = [hash63("trajectory", seed, number) for number in range(len(which))]
-        noise = gaussian(model.latent_shape, seeds)
-        chunks = zip(which.split(_CHUNK), noise.split(_CHUNK), strict=True)
+        noise = gaussian(model.latent_shape, seeds).to(model.device)
+        text = prompts.text[which.to(model.device)]
         walks = [
-            list(
-                denoise(
-                    model, n.to(model.device), prompts.text[w.to(model.device)], prompts.empty, walk
-                )
-            )
-            for w, n in chunks
+            list(denoise(model, x_t, captions, prompts.empty, walk))
+            for x_t, captions in zip(noise.split(_CHUNK), text.split(_CHUNK), strict=True)
         ]
-        self._x_t = torch.cat([torch.stack([p.x_t for p in points], 1) for points in walks])
-        self._timesteps = torch.stack([p.timesteps[0] for p in walks[0]])
-        self._target = torch.cat(
-            [
-                torch.stack([esd_target(p.unconditional, p.conditional, eta) for p in points], 1)
-                for points in walks
-            ]
+        steps = [_join(points) for points in zip(*walks, strict=True)]
+        self._timesteps = torch.stack([step.timesteps[0] for step in steps])
+        self._x_t = torch.stack([step.x_t for step in steps])
+        self._target = torch.stack(
+            [esd_target(step.unconditional, step.conditional, eta) for step in steps]
         )
 
     def draw(self, count: int, generator: torch.Generator) -> Examples:
@@ -110,14 +104,23 @@ class FrozenTrajectories:
         device = self._x_t.device
         _, which = self._prompts.draw(count, generator)
         path = which * self._each + torch.randint(self._each, (count,), generator=generator)
-        step = torch.randint(self._steps, (count,), generator=generator)
+        step = torch.randint(len(self._timesteps), (count,), generator=generator)
         path, step, which = path.to(device), step.to(device), which.to(device)
         return Examples(
-            self._x_t[path, step],
+            self._x_t[step, path],
             self._timesteps[step],
             self._prompts.text[which],
-            self._target[path, step],
+            self._target[step, path],
         )
+
+
+def _join(points: Sequence[Point]) -> Point:
+    return Point(
+        torch.cat([point.x_t for point in points]),
+        torch.cat([point.timesteps for point in points]),
+        torch.cat([point.unconditional for point in points]),
+        torch.cat([point.conditional for point in points]),
+    )
 
 
 class EditedTrajectories:

@@ -38,6 +38,7 @@ _SCHEDULERS = {
     "euler_ancestral": "EulerAncestralDiscreteScheduler",
     "lcm": "LCMScheduler",
 }
+_SETTINGS = {"pndm": {"skip_prk_steps": True}}  # as Stable Diffusion does: a forward a step
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class DiffusionModel:
     def encode_pictures(self, pictures: Pictures) -> torch.Tensor:
         """Latents x_0 (n, c, h, w) of pictures (n, s, s, 3) at the model's resolution."""
         vae = self.pipe.vae
-        batch = torch.from_numpy(pictures).to(self.device, vae.dtype).permute(0, 3, 1, 2)
+        batch = torch.tensor(pictures).to(self.device, vae.dtype).permute(0, 3, 1, 2)
         latents = vae.encode(batch / 127.5 - 1).latent_dist.mode()
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         return (latents - shift) * vae.config.scaling_factor
@@ -141,7 +142,8 @@ class DiffusionModel:
         if name not in _SCHEDULERS:
             raise ConfigError(f"scheduler {name!r}: one of {', '.join(sorted(_SCHEDULERS))}")
         kind = getattr(diffusers, _SCHEDULERS[name])
-        self.pipe.scheduler = kind.from_config(self.pipe.scheduler.config)
+        settings = _SETTINGS.get(name, {})
+        self.pipe.scheduler = kind.from_config(self.pipe.scheduler.config, **settings)
 
     @torch.inference_mode()
     def draw(self, captions: Sequence[str], seeds: Sequence[int], how: Sampling) -> Pictures:

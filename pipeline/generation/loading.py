@@ -12,11 +12,20 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import MissingInput, NonFiniteWeights, RemoteCodeRefused, UnsafeWeights
+from pipeline.errors import (
+    MissingInput,
+    ModelError,
+    NonFiniteWeights,
+    RemoteCodeRefused,
+    UnsafeWeights,
+    first_line,
+)
+from pipeline.io.digest import files_under
 
 _LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_NOT_LOADED = ("safety_checker", "feature_extractor")
 _MAX_JSON_BYTES = 1 << 20
 
 
@@ -32,7 +41,7 @@ def resolve_model(name: str, *, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise MissingInput(
             f"{name}: not a folder, nor to be had from the hub ({reason})"
         ) from error
@@ -43,12 +52,13 @@ def check_folder(folder: Path) -> None:
     index = folder / "model_index.json"
     if not index.is_file():
         raise MissingInput(f"{folder}: no model_index.json; give a diffusers pipeline folder")
-    scripts = sorted(path.name for path in folder.rglob("*.py"))
+    scripts = [path.name for path in files_under(folder) if path.suffix.lower() == ".py"]
     if scripts:
         raise RemoteCodeRefused(f"{folder}: holds code ({scripts[0]}); only weights are loaded")
     _check_classes(index, _read_json(index))
     for component in _components(_read_json(index)):
         _check_weights(folder / component)
+        _check_config(folder / component / "config.json")
 
 
 def load_pipeline(folder: Path, *, device: str, dtype: torch.dtype) -> Any:
@@ -60,23 +70,21 @@ def load_pipeline(folder: Path, *, device: str, dtype: torch.dtype) -> Any:
     from diffusers import DiffusionPipeline  # noqa: PLC0415  slow to import, and not always needed
 
     check_folder(folder)
-    without = {
-        name: None
-        for name in ("safety_checker", "feature_extractor")
-        if name in _read_json(folder / "model_index.json")
-    }
+    index = _read_json(folder / "model_index.json")
     try:
         pipe = DiffusionPipeline.from_pretrained(
             str(folder),
-            torch_dtype=dtype,
+            dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            **without,
+            **{name: None for name in _NOT_LOADED if name in index},
+            **_load_text_models(folder, index, dtype),
         )
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MissingInput(f"{folder}: diffusers cannot load it ({reason})") from error
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a stranger's settings set off in there
+        raise MissingInput(f"{folder}: diffusers cannot load it ({first_line(error)})") from error
     for name, module in pipe.components.items():
         if isinstance(module, torch.nn.Module):
             require_finite(module, f"{folder}/{name}")
@@ -85,10 +93,41 @@ def load_pipeline(folder: Path, *, device: str, dtype: torch.dtype) -> Any:
 
 
 def require_finite(module: torch.nn.Module, where: str) -> None:
-    """Raise NonFiniteWeights naming the first parameter that holds NaN or infinity."""
+    """Raise NonFiniteWeights naming the first parameter that holds NaN or infinity.
+
+    Raises ModelError for one without a value, as diffusers leaves those that the files lack.
+    """
     for name, tensor in module.state_dict().items():
+        if tensor.is_meta:
+            raise ModelError(f"{where}: {name} is not in the weights; fetch it again")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise NonFiniteWeights(f"{where}: {name} holds NaN or infinity; fetch it again")
+
+
+def _load_text_models(folder: Path, index: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Load what comes from transformers, which fills missing tensors at random with a mere warning.
+
+    Raises ModelError naming the first one.
+    """
+    import transformers  # noqa: PLC0415
+
+    loaded = {}
+    for name in _components(index):
+        library, kind = index[name]
+        model_class: Any = getattr(transformers, kind) if library == "transformers" else None
+        if not hasattr(model_class, "forward"):  # a tokenizer, or another library's
+            continue
+        model, info = model_class.from_pretrained(
+            folder / name,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        if missing := sorted(info["missing_keys"]):
+            raise ModelError(f"{folder}/{name}: {missing[0]} is not in the weights; fetch it again")
+        loaded[name] = model.to(dtype)
+    return loaded
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -96,8 +135,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise MissingInput(f"{path}: larger than {_MAX_JSON_BYTES} bytes")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MissingInput(f"{path}: not JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise MissingInput(f"{path}: not JSON ({first_line(error)})") from error
     if not isinstance(value, dict):
         raise MissingInput(f"{path}: not a JSON object")
     return value
@@ -107,7 +146,10 @@ def _components(index: dict[str, Any]) -> list[str]:
     return [
         name
         for name, value in index.items()
-        if not name.startswith("_") and isinstance(value, list) and value and value[0]
+        if not name.startswith("_")
+        and name not in _NOT_LOADED
+        and isinstance(value, list)
+        and any(value)
     ]
 
 
@@ -118,9 +160,16 @@ def _check_classes(path: Path, index: dict[str, Any]) -> None:
     if not isinstance(pipeline_class, str) or not hasattr(diffusers, pipeline_class):
         raise RemoteCodeRefused(f"{path}: {pipeline_class!r} is not a pipeline of diffusers")
     for name in _components(index):
-        library = index[name][0]
-        if library not in _LIBRARIES:
-            raise RemoteCodeRefused(f"{path}: {name} comes from {library!r}, not from diffusers")
+        source = index[name]
+        if not name.isidentifier() or not all(isinstance(part, str) for part in source):
+            raise RemoteCodeRefused(f"{path}: {name!r} is not a component of a pipeline")
+        if len(source) != 2 or source[0] not in _LIBRARIES:
+            raise RemoteCodeRefused(f"{path}: {name} comes from {source[0]!r}, not from diffusers")
+
+
+def _check_config(path: Path) -> None:
+    if path.is_file() and "auto_map" in _read_json(path):
+        raise RemoteCodeRefused(f"{path}: its auto_map names code; only weights are loaded")
 
 
 def _check_weights(component: Path) -> None:

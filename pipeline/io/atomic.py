@@ -2,7 +2,8 @@
 
 A writer fills a temporary sibling, which is flushed to the disk and renamed into place; a process
 killed at any moment leaves at most a sibling whose name starts with `.tmp-`, which the next run of
-the same folder sweeps away. A rename is atomic on a local file system only.
+the same folder sweeps away. A rename is atomic on a local file system only; a folder that takes the
+place of a folder needs two, and a process killed between them leaves neither.
 """
 
 import errno
@@ -27,18 +28,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove(temporary)  # a killed process may have had our number, as all do in containers
         yield temporary
         _flush(temporary)
         _replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         remove(temporary)
         if is_disk_full(error):
             raise DiskFull(f"{path}: no room on the disk; free some and run again") from error
         raise
-    except BaseException:
-        remove(temporary)
-        raise
-    _sync_directory(path.parent)
+    _sync(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -49,7 +48,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def sweep(folder: Path) -> int:
     """Remove what killed writers left under `folder`; return how many entries that were."""
-    leftovers = [entry for entry in folder.rglob(f"{TEMPORARY_PREFIX}*") if entry.exists()]
+    leftovers = list(folder.rglob(f"{TEMPORARY_PREFIX}*"))
     for entry in leftovers:
         remove(entry)
     return len(leftovers)
@@ -69,10 +68,9 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def _flush(path: Path) -> None:
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    for file in files:
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
+    for entry in [*path.rglob("*"), path]:
+        if not entry.is_symlink():
+            _sync(entry)
 
 
 def _replace(temporary: Path, path: Path) -> None:
@@ -87,18 +85,20 @@ def _replace(temporary: Path, path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file or a folder; one that is not there is no error."""
-    delete: Callable[[Path], object] = shutil.rmtree if path.is_dir() else Path.unlink
+    is_folder = path.is_dir() and not path.is_symlink()
+    delete: Callable[[Path], object] = shutil.rmtree if is_folder else Path.unlink
     try:
         delete(path)
     except FileNotFoundError:
         return
 
 
-def _sync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError:  # some network file systems refuse to sync a folder; the rename still holds
-        return
+    except OSError:
+        if not path.is_dir():  # some network file systems refuse to sync a folder: no harm done
+            raise
     finally:
         os.close(descriptor)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from pipeline.io.atomic import write_bytes
@@ -10,7 +11,7 @@ _BLOCK = 1 << 20
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, or of a folder's sorted relative names and bytes, as hex."""
+    """SHA-256 of a file's bytes, or of the names and digests of a folder's files, as hex."""
     if path.is_dir():
         return _sha256_folder(path)
     digest = hashlib.sha256()
@@ -26,6 +27,13 @@ def canonical_sha256(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def files_under(folder: Path) -> list[Path]:
+    """Every file below `folder`, sorted; links to folders are followed, as readers follow them."""
+    walk = os.walk(folder, followlinks=True)
+    paths = (Path(at, name) for at, _, names in walk for name in names)
+    return sorted(path for path in paths if path.is_file())
+
+
 class DigestCache:
     """Digests of files whose size and modification time have not changed since they were read.
 
@@ -37,21 +45,18 @@ class DigestCache:
         self._path = path
         self._verify = verify
         self._fresh: set[str] = set()
-        self._known: dict[str, list[object]] = {}
+        self._known: dict[str, list[str]] = {}
         if path.is_file():
-            try:
-                self._known = json.loads(path.read_text())
-            except ValueError:  # a cache that cannot be read is a cache miss
-                self._known = {}
+            self._known = _read_known(path)
 
     def sha256(self, path: Path) -> str:
         """SHA-256 of `path`, from the cache where its size and times are those remembered."""
         name = str(path.resolve())
         stamp = _stamp(path)
-        entry = self._known.get(name)
+        known = self._known.get(name)
         trusted = not self._verify or name in self._fresh
-        if trusted and entry is not None and entry[0] == stamp:
-            return str(entry[1])
+        if trusted and known is not None and known[0] == stamp:
+            return known[1]
         digest = sha256_file(path)
         self._known[name] = [stamp, digest]
         self._fresh.add(name)
@@ -62,16 +67,24 @@ class DigestCache:
         write_bytes(self._path, json.dumps(self._known, sort_keys=True).encode())
 
 
+def _read_known(path: Path) -> dict[str, list[str]]:
+    try:
+        entries = json.loads(path.read_text()).items()
+    except (ValueError, AttributeError):  # a cache that cannot be read is a cache miss
+        return {}
+    return {
+        name: entry
+        for name, entry in entries
+        if isinstance(entry, list) and len(entry) == 2 and all(isinstance(x, str) for x in entry)
+    }
+
+
 def _stamp(path: Path) -> str:
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    files = files_under(path) if path.is_dir() else [path]
     stats = [(str(p.relative_to(path)), p.stat()) for p in files]
     return canonical_sha256([[name, s.st_size, s.st_mtime_ns, s.st_ino] for name, s in stats])
 
 
 def _sha256_folder(folder: Path) -> str:
-    lines = [
-        f"{path.relative_to(folder).as_posix()} {sha256_file(path)}"
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    ]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    files = files_under(folder)
+    return canonical_sha256([[p.relative_to(folder).as_posix(), sha256_file(p)] for p in files])

@@ -1,11 +1,12 @@
 """Decoding pictures that anyone may have made.
 
-The format is taken from the content, never from the name; the size is checked in the header,
-before a pixel is decoded; a picture cut short is refused, since half a picture filled with grey
-looks like every other half picture.
+The format is taken from the content, never from the name, and no decoder but those allowed sees a
+byte; the size is checked in the header, before a pixel is decoded; a picture cut short is refused,
+since half a picture filled with grey looks like every other half picture.
 """
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 
@@ -13,14 +14,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from pipeline.errors import ImageRejected
+from pipeline.errors import ImageRejected, first_line
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+_SIGNATURE = re.compile(
+    rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG)|(?P<WEBP>RIFF....WEBP)|(?P<GIF>GIF8)"
+    rb"|(?P<TIFF>II\*\0|MM\0\*)|(?P<BMP>BM)|(?P<EPS>%!PS)|(?P<AVIF>....ftyp)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What a picture may be. Pillow itself refuses from 179 million pixels on."""
+    """What a picture may be. Pillow itself refuses from 179 million pixels on.
+
+    A JPEG that holds several pictures, as telephones write them, counts as JPEG.
+    """
 
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")
     max_pixels: int = 64_000_000
@@ -48,7 +57,7 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
             image.load()
             return _rgb(ImageOps.exif_transpose(image))
         except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-            raise ImageRejected("truncated", _one_line(error)) from error
+            raise ImageRejected("truncated", first_line(error)) from error
 
 
 def to_square(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
@@ -65,15 +74,13 @@ def encode_png(picture: npt.NDArray[np.uint8]) -> bytes:
 
 def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=limits.formats)
     except UnidentifiedImageError as error:
-        raise ImageRejected("not_an_image", "no known picture format") from error
+        raise _unidentified(data, limits) from error
     except Image.DecompressionBombError as error:
-        raise ImageRejected("too_many_pixels", _one_line(error)) from error
+        raise ImageRejected("too_many_pixels", first_line(error)) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageRejected("truncated", _one_line(error)) from error
-    if image.format not in limits.formats:
-        raise ImageRejected("format", f"{image.format}; read are {', '.join(limits.formats)}")
+        raise ImageRejected("truncated", first_line(error)) from error
     width, height = image.size
     if width * height > limits.max_pixels:
         raise ImageRejected(
@@ -84,17 +91,21 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     return image
 
 
+def _unidentified(data: bytes, limits: ImageLimits) -> ImageRejected:
+    match = _SIGNATURE.match(data)
+    if match is None:
+        return ImageRejected("not_an_image", "no known picture format")
+    if match.lastgroup in limits.formats:
+        return ImageRejected("truncated", f"the header of a {match.lastgroup} is damaged")
+    return ImageRejected("format", f"{match.lastgroup}; read are {', '.join(limits.formats)}")
+
+
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey to white
+        deep = np.asarray(image, np.uint16)
+        return Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey to white
-        deep = np.asarray(image, np.uint16)
-        return Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -130,9 +130,11 @@ MATCHES = _schema(
     ("l2", _F64),
     ("tiled_l2", _F64),
     ("masked_l2", _F64, _OPTIONAL),
+    ("masked_ratio", _F64, _OPTIONAL),
     ("l2_ratio_50nn", _F64, _OPTIONAL),
     ("nearest_ratio", _F64, _OPTIONAL),
     ("split_product", _F64, _OPTIONAL),
+    ("blank", _BOOL),
 )
 
 _DISTANCES = (
@@ -181,6 +183,9 @@ FINDINGS = _schema(
     ("anisotropy", _F64, _OPTIONAL),
 )
 
+DISTANCES = tuple(field[0] for field in _DISTANCES)
+"""Names of the distance columns that verdicts carry."""
+
 EXTRACTED = _schema(
     ("image_id", _I64),
     ("group_id", _I64),
@@ -192,26 +197,27 @@ EXTRACTED = _schema(
 )
 
 REDRAWS = _schema(
+    ("redraw_id", _I64),
+    ("key", _STR),
     ("method", _STR),
-    ("prompt_id", _I64, _OPTIONAL),
+    ("prompt_id", _I64),
     ("caption", _STR),
     ("arm", _STR),
-    ("seed", _I64),
     ("target_group", _I64, _OPTIONAL),
+    ("number", _I32),
+    ("seed", _I64),
     ("image_id", _I64, _OPTIONAL),
     ("group_id", _I64, _OPTIONAL),
     ("verdict", _STR),
-    ("drift", _F64, _OPTIONAL),
-    ("seed_drift", _F64, _OPTIONAL),
     *_DISTANCES,
 )
 
 VERIFICATION = _schema(
     ("method", _STR),
-    ("arm", _STR),
     ("attack", _STR),
+    ("arm", _STR),
     ("target_group", _I64, _OPTIONAL),
-    ("prompt_id", _I64, _OPTIONAL),
+    ("prompt_id", _I64),
     ("caption", _STR),
     ("n", _I32),
     ("hits_before", _I32),
@@ -221,7 +227,36 @@ VERIFICATION = _schema(
     ("rate_after", _F64),
     ("ci_low", _F64),
     ("ci_high", _F64),
-    ("drift", _F64, _OPTIONAL),
+    ("drift", _F64),
     ("seed_drift", _F64, _OPTIONAL),
     ("model_sha256", _STR),
+)
+
+TRUTH = _schema(
+    ("prompt_id", _I64),
+    ("caption", _STR),
+    ("picture_id", _STR),
+    ("planted", _BOOL),
+    ("k", _I32),
+    ("k_caption", _I32),
+    ("number", _I32),
+    ("seed", _I64),
+    ("reproduced", _BOOL),
+    ("own_ssim", _F64),
+    ("other_ssim", _F64),
+)
+
+SCORED = _schema(
+    ("prompt_id", _I64),
+    ("caption", _STR),
+    ("picture_id", _STR),
+    ("planted", _BOOL),
+    ("k", _I32),
+    ("k_caption", _I32),
+    ("n_truth", _I32),
+    ("p_truth", _F64),
+    ("truth", _STR),
+    ("verdict", _STR),
+    ("rate", _F64),
+    ("noise_gap", _F64, _OPTIONAL),
 )

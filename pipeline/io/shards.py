@@ -9,6 +9,7 @@ import glob
 import io
 import json
 import re
+import tarfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,12 @@ import pyarrow as pa
 import webdataset as wds
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from pipeline.errors import MissingInput, ShardCorrupt, UsageError
+from pipeline.errors import MissingInput, ShardCorrupt, UsageError, first_line
 from pipeline.io.atomic import atomic_path, write_bytes
 from pipeline.io.tables import write_table
 from pipeline.io.tarscan import Member
 
-_NAME = re.compile(r"(?P<key>(?:.*/)?[^./][^.]*)\.(?P<extension>[^/]+)", re.DOTALL)
+_NAME = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<extension>[^/_][^/]*)", re.DOTALL)
 _KEY = re.compile(r"[A-Za-z0-9_./-]{1,200}")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _MAX_EXPANSION = 1_000_000
@@ -60,13 +61,18 @@ def find_shards(patterns: Sequence[str]) -> list[Shard]:
         if not found:
             raise MissingInput(f"{pattern}: no .tar file there")
         paths += found
-    unique = sorted(dict.fromkeys(path.resolve() for path in paths))
+    # a file that is a link keeps its name: in a hub snapshot the target has no suffix or neighbours
+    unique = sorted({path.parent.resolve() / path.name for path in paths})
     names = _unique_names(unique)
     return [Shard(i, name, path) for i, (name, path) in enumerate(zip(names, unique, strict=True))]
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Split a member's name at the first dot of its last part, as webdataset does."""
+    """Split a member's name at the first dot of its last part, as webdataset does.
+
+    None for a name without an extension, a hidden file, and extensions that start with _, which
+    are webdataset's own fields.
+    """
     match = _NAME.fullmatch(name)
     return (match["key"], match["extension"].lower()) if match else None
 
@@ -121,7 +127,8 @@ def read_member(handle: io.BufferedIOBase, offset: int, size: int) -> bytes:
 def iterate_samples(path: Path, keys: Collection[str]) -> Iterator[dict[str, Any]]:
     """Samples of a shard by webdataset (`__key__` and extension: bytes), those of `keys` only.
 
-    The scan has passed these keys: each is one run of members without a repeated name.
+    The scan has passed these keys: each is one run of members without a repeated name. Raises
+    ShardCorrupt where the file is no longer what was scanned.
     """
     with path.open("rb") as stream:
         files = (
@@ -129,7 +136,10 @@ def iterate_samples(path: Path, keys: Collection[str]) -> Iterator[dict[str, Any
             for entry in tar_file_iterator(stream)
             if (split_name(entry["fname"]) or ("",))[0] in keys
         )
-        yield from group_by_keys(files)
+        try:
+            yield from group_by_keys(files)
+        except (tarfile.TarError, ValueError) as error:
+            raise ShardCorrupt(f"{path}: not as it was scanned ({first_line(error)})") from error
 
 
 def write_shard(path: Path, samples: Sequence[Mapping[str, Any]]) -> None:
@@ -154,15 +164,20 @@ def _expand(pattern: str) -> list[Path]:
     if "://" in pattern and not pattern.startswith("file://"):
         raise UsageError(f"{pattern}: only local shards are read as yet; copy them to a folder")
     local = pattern.removeprefix("file://")
-    if Path(local).is_dir():
-        return list(Path(local).glob("*.tar"))
     paths: list[Path] = []
     for name in expand_braces(local):
-        hits = [Path(hit) for hit in glob.glob(name)]  # noqa: PTH207  patterns may be absolute
+        place = Path(name)
+        hits = list(place.glob("*.tar")) if place.is_dir() else _match(place)
         if not hits and name != local:
             raise MissingInput(f"{name}: no such shard")
-        paths += [hit for hit in hits if hit.suffix == ".tar"]
+        paths += [hit for hit in hits if hit.suffix == ".tar" and hit.is_file()]
     return paths
+
+
+def _match(place: Path) -> list[Path]:
+    if place.is_file():  # its name may hold brackets
+        return [place]
+    return [Path(hit) for hit in glob.glob(str(place))]  # noqa: PTH207  patterns may be absolute
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -171,16 +186,21 @@ def expand_braces(pattern: str) -> list[str]:
     if match is None:
         return [pattern]
     body = match[1]
-    bounds = re.fullmatch(r"(\d+)\.\.(\d+)", body)
+    bounds = re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", body)
     if bounds:
         first, last = int(bounds[1]), int(bounds[2])
-        if abs(last - first) > _MAX_EXPANSION:
+        if last - first >= _MAX_EXPANSION:
             raise UsageError(f"{pattern}: more than {_MAX_EXPANSION} shards")
         values = [f"{i:0{len(bounds[1])}d}" for i in range(first, last + 1)]
     else:
         values = body.split(",")
     head, tail = pattern[: match.start()], pattern[match.end() :]
-    return [expanded for value in values for expanded in expand_braces(head + value + tail)]
+    expanded: list[str] = []
+    for value in values:
+        expanded += expand_braces(head + value + tail)
+        if len(expanded) > _MAX_EXPANSION:
+            raise UsageError(f"{pattern}: more than {_MAX_EXPANSION} shards")
+    return expanded
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:

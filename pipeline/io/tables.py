@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import __version__
-from pipeline.errors import MissingInput, SchemaMismatch, ShardCorrupt
+from pipeline.errors import MissingInput, SchemaMismatch, ShardCorrupt, first_line
 from pipeline.io.atomic import atomic_path
 
 WRITER_KEY = b"unmemorize.writer"
@@ -28,8 +28,9 @@ def table_from_columns(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Tabl
     """Build a table from one sequence a column, checking types and missing values."""
     try:
         table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
-    except (KeyError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise SchemaMismatch(f"cannot build a table of {schema.names}: {error}") from error
+    except (KeyError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
+        reason = first_line(error)
+        raise SchemaMismatch(f"cannot build a table of {schema.names}: {reason}") from error
     _require_no_nulls(table, "new table")
     return table
 
@@ -66,8 +67,8 @@ def read_table(path: Path, schema: pa.Schema, *, columns: Sequence[str] | None =
         raise SchemaMismatch(f"{path}: no column {', '.join(missing)}; made by another version?")
     try:
         table = table.select([field.name for field in wanted]).cast(pa.schema(wanted))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-        raise SchemaMismatch(f"{path}: {error}") from error
+    except (KeyError, ValueError, pa.ArrowException) as error:
+        raise SchemaMismatch(f"{path}: {first_line(error)}") from error
     _require_no_nulls(table, str(path))
     return table
 
@@ -81,8 +82,8 @@ def read_foreign(path: Path, *, columns: Sequence[str] | None = None) -> pa.Tabl
             names = file.schema_arrow.names
             chosen = names if columns is None else [name for name in columns if name in names]
             return file.read(columns=chosen)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ShardCorrupt(f"{path}: not a sound Parquet file ({_first_line(error)})") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ShardCorrupt(f"{path}: not a sound Parquet file ({first_line(error)})") from error
 
 
 def read_rows(
@@ -105,7 +106,3 @@ def _require_no_nulls(table: pa.Table, where: str) -> None:
     for field in table.schema:
         if not field.nullable and table.column(field.name).null_count:
             raise SchemaMismatch(f"{where}: column {field.name} has missing values")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

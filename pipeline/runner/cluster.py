@@ -3,39 +3,45 @@
 The only module that knows Dask. Measured reasons for its shape (distributed 2026.8): annotations
 for resources are ignored by collections, so parts go through `submit`; a resource that no worker
 offers leaves a task pending for ever, so it is looked for first; `retries` does not cover a dead
-worker, so attempts are counted here; LocalCluster listens on every interface unless told not to.
+worker, and Dask by itself tries such a task on three more, so each part is bound to one worker and
+attempts are counted here; LocalCluster listens on every interface unless told not to; futures of a
+lost scheduler raise CancelledError, which is no Exception.
 """
 
 import contextlib
 import ipaddress
 import time
 import warnings
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
-import dask
 from distributed import Client, Future, LocalCluster, wait
+from distributed.client import ClosedClientError
 
 from pipeline.config import Runner
 from pipeline.errors import ResourceUnavailable, UnmemorizeError
 from pipeline.runner.part import Context, Part, Stage
-from pipeline.runner.work import Result, failure, is_fatal, run_part
+from pipeline.runner.work import Done, Result, failure, is_fatal, run_part
 
 _POLL_S = 0.5
-_CONNECT_S = 20
+_CONNECT_S = 20.0
+_RESTART_S = 60.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Flight:
     part: Part
     future: Future
+    worker: str
     started: float
 
 
 class ClusterExecutor:
-    """Runs parts on workers, one a worker thread at a time, so that a death costs few attempts."""
+    """Runs parts on workers, each on one that is named: a death costs that part one attempt."""
 
     def __init__(self, settings: Runner) -> None:
         self._settings = settings
@@ -70,19 +76,35 @@ class ClusterExecutor:
     def run(
         self, stage: Stage, parts: Sequence[Part], context: Context, stopping: Callable[[], bool]
     ) -> Iterator[Result]:
-        """Run `parts`; see Executor. Raises ResourceUnavailable before starting any."""
+        """Run `parts`; see Executor.
+
+        Raises ResourceUnavailable where no worker offers what they need, or the scheduler is gone.
+        """
+        try:
+            yield from self._run(stage, list(reversed(parts)), context, stopping)
+        except (CancelledError, ClosedClientError, OSError) as error:
+            raise ResourceUnavailable(
+                f"{self._settings.scheduler or 'local cluster'}: the Dask scheduler is gone; "
+                "start it and run again"
+            ) from error
+
+    def _run(
+        self, stage: Stage, waiting: list[Part], context: Context, stopping: Callable[[], bool]
+    ) -> Iterator[Result]:
         resources = required_resources(stage, context)
-        slots = self._slots(stage.name, resources)
-        waiting = list(reversed(parts))
-        flights: dict[str, _Flight] = {}
+        if waiting:
+            self._require_worker(stage, resources)
+        flights: list[_Flight] = []
         while waiting or flights:
-            while waiting and len(flights) < slots and not stopping():
-                flight = self._submit(stage, waiting.pop(), context, resources)
-                flights[flight.future.key] = flight
-            if not flights:
+            free = self._offering(resources) - {flight.worker for flight in flights}
+            while waiting and free and not stopping():
+                flights.append(self._submit(stage, waiting.pop(), context, resources, free.pop()))
+            if not flights and stopping():
                 return
-            for flight in self._finished(flights):
-                del flights[flight.future.key]
+            if not flights:
+                self._require_worker(stage, resources, patience_s=_RESTART_S)
+            for flight in self._landed(flights):
+                flights.remove(flight)
                 result = self._collect(stage, flight)
                 if result is None:
                     waiting.append(flight.part)
@@ -90,7 +112,12 @@ class ClusterExecutor:
                     yield result
 
     def _submit(
-        self, stage: Stage, part: Part, context: Context, resources: Mapping[str, float]
+        self,
+        stage: Stage,
+        part: Part,
+        context: Context,
+        resources: Mapping[str, float],
+        worker: str,
     ) -> _Flight:
         identity = (stage.name, part.name)
         self._attempts[identity] = self._attempts.get(identity, 0) + 1
@@ -101,61 +128,98 @@ class ClusterExecutor:
             context,
             key=f"{stage.name}-{part.name}-{self._attempts[identity]}-{time.monotonic_ns()}",
             resources=dict(resources) or None,
+            workers=[worker],  # so Dask runs it nowhere else when the worker dies
             pure=False,
             retries=0,
         )
-        return _Flight(part, future, time.monotonic())
+        return _Flight(part, future, worker, time.monotonic())
 
-    def _finished(self, flights: Mapping[str, _Flight]) -> list[_Flight]:
-        futures = [flight.future for flight in flights.values()]
-        with contextlib.suppress(TimeoutError):
-            wait(futures, timeout=_POLL_S, return_when="FIRST_COMPLETED")
-        limit = time.monotonic() - self._settings.part_timeout_s
-        return [f for f in flights.values() if f.future.done() or f.started < limit]
+    def _landed(self, flights: Sequence[_Flight]) -> list[_Flight]:
+        """The flights that ended, whose worker died, or whose time is over."""
+        if flights:
+            with contextlib.suppress(TimeoutError):
+                wait([f.future for f in flights], timeout=_POLL_S, return_when="FIRST_COMPLETED")
+        alive = self._workers()
+        return [f for f in flights if f.future.done() or f.worker not in alive or self._late(f)]
+
+    def _late(self, flight: _Flight) -> bool:
+        return time.monotonic() - flight.started > self._settings.part_timeout_s
 
     def _collect(self, stage: Stage, flight: _Flight) -> Result | None:
         """The result of a flight that ended, or None where it should be tried again."""
-        attempts = self._attempts[stage.name, flight.part.name]
-        if not flight.future.done():
-            self._restart_worker_of(flight.future)
-            error: BaseException = TimeoutError(
-                f"no result within {self._settings.part_timeout_s:g} s"
-            )
-        elif flight.future.status == "finished":
-            done = flight.future.result()
-            flight.future.release()
+        done = self._outcome(flight)
+        if isinstance(done, Done):
             return Result(flight.part, done)
-        else:
-            error = flight.future.exception() or RuntimeError(f"part {flight.future.status}")
-        if is_fatal(error):
-            raise error
-        if attempts < self._settings.attempts and not isinstance(error, UnmemorizeError):
+        if is_fatal(done):
+            raise done
+        attempts = self._attempts[stage.name, flight.part.name]
+        if attempts < self._settings.attempts and not isinstance(done, UnmemorizeError):
             return None
-        return Result(flight.part, failure(error, attempts))
+        return Result(flight.part, failure(done, attempts))
 
-    def _restart_worker_of(self, future: Future) -> None:
-        client = self._require_client()
-        owners = [name for name, keys in client.processing().items() if future.key in keys]
+    def _outcome(self, flight: _Flight) -> Done | BaseException:
+        future = flight.future
+        if future.status == "finished":
+            try:
+                return future.result(timeout=_RESTART_S)
+            except TimeoutError:  # the worker died before it could be asked for the result
+                future.cancel(force=True)
+        elif future.done():
+            return future.exception() or RuntimeError(f"the part was {future.status}")
         future.cancel(force=True)
-        if owners:
-            client.restart_workers(owners, timeout=60, raise_for_error=False)
+        if self._late(flight):
+            self._restart(flight.worker)
+            return TimeoutError(f"no result within {self._settings.part_timeout_s:g} s")
+        return RuntimeError(f"worker {flight.worker} died")
 
-    def _slots(self, stage: str, resources: Mapping[str, float]) -> int:
+    def _restart(self, worker: str) -> None:
         client = self._require_client()
-        client.wait_for_workers(1, timeout=60)
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        slots = 0
-        for worker in workers:
-            offered = worker.get("resources", {})
-            shares = [int(offered.get(name, 0) // need) for name, need in resources.items() if need]
-            slots += min([worker["nthreads"], *shares])
-        if slots == 0:
-            wanted = ", ".join(f"{name}: {need:g}" for name, need in resources.items())
-            raise ResourceUnavailable(
-                f"{stage}: no worker of {len(workers)} offers {wanted}; start one with "
-                f'`dask worker --resources "{wanted.replace(": ", "=")}"`'
-            )
-        return slots
+        try:
+            client.restart_workers([worker], timeout=_RESTART_S, raise_for_error=False)
+        except ValueError:  # no nanny restarts it: what hangs there hangs, and gets no more parts
+            client.retire_workers([worker])
+
+    def _require_worker(
+        self, stage: Stage, resources: Mapping[str, float], patience_s: float = 0.0
+    ) -> None:
+        """Raise ResourceUnavailable where no worker offers `resources` within `patience_s`.
+
+        A cluster without a single worker has a little more time: it may just have been started.
+        """
+        with contextlib.suppress(TimeoutError):
+            self._require_client().wait_for_workers(1, timeout=_CONNECT_S)
+        deadline = time.monotonic() + patience_s
+        while not self._offering(resources):
+            if time.monotonic() >= deadline:
+                raise ResourceUnavailable(self._lacking(stage, resources))
+            time.sleep(_POLL_S)
+
+    def _lacking(self, stage: Stage, resources: Mapping[str, float]) -> str:
+        where = self._settings.scheduler
+        if not resources:
+            return f"{stage.name}: {where or 'the local cluster'} has no workers"
+        wanted = ", ".join(f"{name}: {need:g}" for name, need in resources.items())
+        given = " ".join(f"{name}={need:g}" for name, need in resources.items())
+        mend = (
+            f'start one with `dask worker {where} --resources "{given}"`'
+            if where
+            else f"say what each has with --set 'runner.worker_resources={{{wanted}}}'"
+        )
+        return f"{stage.name}: no worker offers {wanted}; {mend}"
+
+    def _offering(self, resources: Mapping[str, float]) -> set[str]:
+        """Addresses of the workers that take parts and offer `resources`."""
+        return {
+            address
+            for address, worker in self._workers().items()
+            if worker["status"] == "running"
+            and all(worker["resources"].get(name, 0) >= need for name, need in resources.items())
+        }
+
+    def _workers(self) -> Mapping[str, Mapping[str, Any]]:
+        workers: Mapping[str, Mapping[str, Any]]
+        workers = self._require_client().scheduler_info(n_workers=-1)["workers"]
+        return workers
 
     def _require_client(self) -> Client:
         if self._client is None:
@@ -173,8 +237,6 @@ def required_resources(stage: Stage, context: Context) -> dict[str, float]:
 
 
 def _local_cluster(settings: Runner) -> LocalCluster:
-    # a worker that dies takes its part with it: once is an attempt of ours, not of Dask's
-    dask.config.set({"distributed.scheduler.allowed-failures": 0})
     return LocalCluster(
         n_workers=settings.workers,
         threads_per_worker=1,
@@ -189,8 +251,8 @@ def _local_cluster(settings: Runner) -> LocalCluster:
 
 
 def _warn_if_open(address: str) -> None:
-    host: Any = address.rpartition("//")[2].rpartition(":")[0].strip("[]")
-    if address.startswith("tls://") or host in ("localhost", ""):
+    host = urlsplit(address if "//" in address else f"//{address}").hostname or ""
+    if address.startswith("tls://") or host == "localhost":
         return
     try:
         loopback = ipaddress.ip_address(host).is_loopback

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from pipeline.errors import OutputExists, PartFailed
+from pipeline.errors import OutputExists, PartFailed, UsageError
 from pipeline.io.atomic import remove, sweep, write_bytes
 from pipeline.io.digest import DigestCache
 from pipeline.runner import receipt as receipts
@@ -22,7 +22,7 @@ from pipeline.runner.part import Context, Part, Stage
 from pipeline.runner.progress import Progress
 from pipeline.runner.receipt import Receipt
 from pipeline.runner.serial import SerialExecutor
-from pipeline.runner.work import Done, Executor, Failure, Result
+from pipeline.runner.work import Done, Executor, Failure, Result, full_disk_named
 
 NOT_DOWNLOADED = "not_downloaded"
 EXPECTED = {NOT_DOWNLOADED, "duplicate", "featureless"}
@@ -77,7 +77,12 @@ def run_stages(
     """
     summary = Summary()
     context.run.mkdir(parents=True, exist_ok=True)
-    with _lock(context.run), _interruptible() as stopping, _executor(context) as executor:
+    with (
+        full_disk_named(context.run),
+        _lock(context.run),
+        _interruptible() as stopping,
+        _executor(context) as executor,
+    ):
         sweep(context.run)
         digests = DigestCache(
             context.run / receipts.FOLDER / "digests.json", verify=options.verify_inputs
@@ -106,8 +111,7 @@ class _StageRun:
         self.rebuild, self.progress = rebuild, progress
 
     def execute(self, executor: Executor, stopping: Callable[[], bool], summary: Summary) -> None:
-        parts = self.stage.plan(self.context)
-        self._drop_orphans({part.name for part in parts})
+        parts = self._plan()
         fields: dict[str, Mapping[str, object]] = {}
         done: list[Receipt] = []
         todo: list[Part] = []
@@ -118,16 +122,35 @@ class _StageRun:
             kept = self._reusable(part, fields[part.name])
             done += [kept] if kept else []
             todo += [] if kept else [part]
+        self._drop_orphans(fields, done)
         self.progress.start(self.stage.name, len(parts), len(done))
         started = time.monotonic()
         failed: list[str] = []
-        for result in executor.run(self.stage, todo, self.context, stopping):
-            record = self._record(result, fields[result.part.name])
-            done += [record] if record else []
-            failed += [] if record else [f"{self.stage.name}/{result.part.name}"]
-            self.progress.advance(result.part.name, failed=record is None)
-        self._close(done, failed, len(todo), time.monotonic() - started, summary)
+        try:
+            for result in executor.run(self.stage, todo, self.context, stopping):
+                record = self._record(result, fields[result.part.name])
+                done += [record] if record else []
+                failed += [] if record else [f"{self.stage.name}/{result.part.name}"]
+                self.progress.advance(result.part.name, failed=record is None)
+        finally:  # a stage that is cut short is shown as ended, too
+            self._close(done, failed, len(todo), time.monotonic() - started, summary)
         summary.interrupted = len(done) + len(failed) < len(parts)
+        if failed and not self.stage.tolerant and not summary.interrupted:
+            raise PartFailed(
+                f"{failed[0]} failed ({len(failed)} in all); `unmemorize failed "
+                f"{self.context.run}` shows why, and the same command tries again"
+            )
+
+    def _plan(self) -> list[Part]:
+        parts = self.stage.plan(self.context)
+        names: set[str] = set()
+        for part in parts:
+            if part.name in names:  # one would overwrite the other
+                raise UsageError(
+                    f"{self.stage.name}: two parts are named {part.name!r}; rename one input"
+                )
+            names.add(part.name)
+        return parts
 
     def _reusable(self, part: Part, fields: Mapping[str, object]) -> Receipt | None:
         found = receipts.read_receipt(
@@ -138,9 +161,11 @@ class _StageRun:
         if found.fields != fields and not self.rebuild:
             why = receipts.require_rebuildable(self.stage.name, part.name, found, fields)
             self.progress.note(f"{self.stage.name}/{part.name}: {why}; redone")
-        same = found.fields == fields
-        if same and receipts.outputs_intact(found, self.context, self.digests):
+        if found.fields != fields:
+            return None
+        if receipts.outputs_intact(found, self.context, self.digests):
             return found
+        self.progress.note(f"{self.stage.name}/{part.name}: an output is gone or changed; redone")
         return None
 
     def _record(self, result: Result, fields: Mapping[str, object]) -> Receipt | None:
@@ -160,19 +185,21 @@ class _StageRun:
 
     def _quarantine(self, part: Part, reason: Failure) -> None:
         path = receipts.receipt_path(self.context.run, self.stage.name, part.name)
+        self._remove_outputs(receipts.read_receipt(path), keep=())  # later stages may list folders
         path.unlink(missing_ok=True)
         values = {"error": reason.message, "attempts": reason.attempts, "log": reason.log}
         write_bytes(path.with_suffix(receipts.FAILED), json.dumps(values, indent=1).encode())
         self.progress.note(f"{self.stage.name}/{part.name} failed: {reason.message}")
 
-    def _drop_orphans(self, planned: set[str]) -> None:
+    def _drop_orphans(self, planned: Iterable[str], done: Sequence[Receipt]) -> None:
         """Remove parts of an earlier plan, so that no later stage reads their outputs."""
+        kept = {output for receipt in done for output in receipt.outputs}
         folder = self.context.run / receipts.FOLDER / self.stage.name
         for path in sorted(folder.glob("*.json")):
             name = path.name.removesuffix(receipts.FAILED).removesuffix(".json")
             if name in planned:
                 continue
-            self._remove_outputs(receipts.read_receipt(path), keep=())
+            self._remove_outputs(receipts.read_receipt(path), kept)
             path.unlink()
 
     def _remove_outputs(self, old: Receipt | None, keep: Iterable[str]) -> None:
@@ -196,11 +223,6 @@ class _StageRun:
         self.progress.finish(self.stage.name, rows, rejected, seconds)
         if ran:
             _log_metrics(self.context.run, self.stage.name, ran, rows, rejected, seconds)
-        if failed and not self.stage.tolerant:
-            raise PartFailed(
-                f"{failed[0]} failed ({len(failed)} in all); `unmemorize failed "
-                f"{self.context.run}` shows why, and the same command tries again"
-            )
 
 
 def _executor(context: Context) -> AbstractContextManager[Executor]:

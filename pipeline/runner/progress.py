@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 _PLAIN_EVERY_S = 60.0
 
@@ -79,7 +79,7 @@ class ConsoleProgress:
 
     def _print(self, text: str) -> None:
         plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-        self._console.print(escape(plain), highlight=False, soft_wrap=True)
+        self._console.print(Text(plain), soft_wrap=True)
 
 
 class SilentProgress:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from pipeline.errors import FingerprintMismatch, MissingInput
 from pipeline.io.atomic import write_bytes
 from pipeline.io.digest import DigestCache, canonical_sha256
@@ -32,6 +34,9 @@ class Receipt:
     rows_out: int
     rejected: Mapping[str, int]
     notes: tuple[str, ...]
+
+
+_RECEIPT = TypeAdapter(Receipt)
 
 
 def fingerprint_fields(
@@ -71,18 +76,17 @@ def receipt_path(run: Path, stage: str, part: str) -> Path:
 
 
 def write_receipt(run: Path, receipt: Receipt) -> None:
-    """Write a receipt and drop the record of earlier failures of the part."""
+    """Drop the record of earlier failures of the part and write its receipt, in this order."""
     path = receipt_path(run, receipt.stage, receipt.part)
-    write_bytes(path, json.dumps(asdict(receipt), sort_keys=True, indent=1).encode())
     path.with_suffix(FAILED).unlink(missing_ok=True)
+    write_bytes(path, json.dumps(asdict(receipt), sort_keys=True, indent=1).encode())
 
 
 def read_receipt(path: Path) -> Receipt | None:
     """Read a receipt; None where there is none or it cannot be read, so that the part is redone."""
     try:
-        values = json.loads(path.read_text())
-        return Receipt(**{**values, "notes": tuple(values["notes"])})
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return _RECEIPT.validate_json(path.read_bytes(), strict=True)
+    except (FileNotFoundError, ValidationError):
         return None
 
 

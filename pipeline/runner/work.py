@@ -2,8 +2,10 @@
 
 import random
 import shutil
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +19,8 @@ from pipeline.generation.seeds import hash63
 from pipeline.io.atomic import is_disk_full
 from pipeline.io.digest import sha256_file
 from pipeline.runner.part import Context, Outcome, Part, Stage
+
+_ONE_AT_A_TIME = threading.Lock()  # seeds and thread counts belong to the process
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,14 @@ def run_part(stage: Stage, part: Part, context: Context) -> Done:
     config = context.config
     require_free(context.run, config.runner.min_free_gb)
     seed = hash63("part", config.seed, stage.name, part.name)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # libraries draw from the global states
-    torch.manual_seed(seed)
-    torch.set_num_threads(config.runner.threads_per_part)
-    with threadpool_limits(config.runner.threads_per_part):
-        outcome = stage.run(part, context)
-    return Done(outcome, {name: sha256_file(context.path(name)) for name in outcome.outputs})
+    with _ONE_AT_A_TIME, full_disk_named(context.run):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # libraries draw from the global states
+        torch.manual_seed(seed)
+        torch.set_num_threads(config.runner.threads_per_part)
+        with threadpool_limits(config.runner.threads_per_part):
+            outcome = stage.run(part, context)
+        return Done(outcome, {name: sha256_file(context.path(name)) for name in outcome.outputs})
 
 
 def require_free(folder: Path, gigabytes: float) -> None:
@@ -84,9 +89,25 @@ def require_free(folder: Path, gigabytes: float) -> None:
         )
 
 
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Turn whatever a library raises on a full disk into DiskFull.
+
+    Where the error arises: the cause that tells it is lost on the way from a worker.
+    """
+    try:
+        yield
+    except DiskFull:
+        raise
+    except Exception as error:
+        if is_disk_full(error):
+            raise DiskFull(f"{folder}: no room on the disk; free some and run again") from error
+        raise
+
+
 def is_fatal(error: BaseException) -> bool:
     """Whether another attempt cannot help: the disk is full, or the input is wrong as a whole."""
-    return is_disk_full(error) or isinstance(error, DiskFull | ResumeError)
+    return isinstance(error, DiskFull | ResumeError)
 
 
 def failure(error: BaseException, attempts: int) -> Failure:

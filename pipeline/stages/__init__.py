@@ -1,0 +1,1 @@
+"""One file a stage; pipeline/registry.py has them in the order of the data."""

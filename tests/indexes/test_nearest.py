@@ -20,7 +20,9 @@ def data(clusters, codes, some_ids):
 
 def scores_one_by_one(queries, vectors, metric):
     measure = {"cosine": indexes.cosine, "l2": indexes.euclidean, "hamming": indexes.hamming}
-    return np.stack([measure[metric](np.repeat(q[None], len(vectors), 0), vectors) for q in queries])
+    return np.stack(
+        [measure[metric](np.repeat(q[None], len(vectors), 0), vectors) for q in queries]
+    )
 
 
 def by_sorting(queries, vectors, ids, k, metric):
@@ -96,7 +98,7 @@ def test_within_finds_all_at_the_threshold_or_nearer(metric, factory, data):
     index = indexes.build(vectors, ids, metric=metric, factory=factory, nprobe=20)
     table = scores_one_by_one(vectors[80:120], vectors, metric)
     near = table >= threshold if metric == "cosine" else table <= threshold
-    expected = sorted((row, ids[col], table[row, col]) for row, col in zip(*near.nonzero()))
+    expected = sorted((row, ids[col], table[row, col]) for row, col in np.argwhere(near))
     rows, found, scores = index.within(vectors[80:120], threshold)
     assert list(zip(rows, found, scores, strict=True)) == expected
     assert len(expected) > 50 * 20

@@ -38,6 +38,6 @@ def test_an_endless_tie_is_cut():
         return np.ones((len(some), width), np.float32), rows
 
     query = np.array([[1, 0]], np.float32)
-    scores, rows = top_k(query, 2, "cosine", all_equal, lambda q, i, rows: np.ones(len(rows)))
+    _, rows = top_k(query, 2, "cosine", all_equal, lambda q, i, rows: np.ones(len(rows)))
     assert rows.tolist() == [[0, 1]]
     assert max(asked) < 5000

@@ -1,0 +1,360 @@
+"""The commands. Each builds a configuration, runs a job, and says what came of it.
+
+    unmemorize demo      a planted training set, a model trained on it, and every stage below
+    unmemorize run       every configured stage, in order
+    unmemorize dedup     scan, embed, index, pairs, groups, export
+    unmemorize audit     prompts, screen, generate, match, verdict, report
+    unmemorize match     is this picture too close to the training set?
+    unmemorize erase     fine-tune a model away from what was found
+    unmemorize verify    audit it again
+    unmemorize report | status | failed | plan | configs
+
+Exit codes: 0 done; 1 usage or configuration; 2 more rejected than allowed; 3 incomplete, run again;
+4 a --fail-on was met; 130 interrupted.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from indexes import VectorError
+from pipeline import followups, inspect_run, registry
+from pipeline.config import RunConfig, load_config, make_config
+from pipeline.detection.errors import MeasureError
+from pipeline.errors import UnmemorizeError, UsageError
+from pipeline.io.atomic import is_disk_full
+from pipeline.io.runjson import read_run_config
+from pipeline.jobs import Job, choose_stages, run_job
+from pipeline.matching import match_pictures
+from pipeline.runner.engine import Options, Summary
+from pipeline.runner.part import Stage
+from pipeline.shipped import config_names, config_path, copy_config
+from pipeline.summary import failed_on, print_summary
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find what a diffusion model memorized, remove the causes, and prove it.",
+)
+configs = typer.Typer(no_args_is_help=True, help="List, print, copy and check configurations.")
+app.add_typer(configs, name="configs")
+
+Out = Annotated[Path, typer.Option("--out", help="The run folder; an existing one is continued.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="section.field=value, over the configuration.")
+]
+Workers = Annotated[int | None, typer.Option(help="Local worker processes.", min=1)]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler of yours.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …")]
+Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
+Limit = Annotated[int | None, typer.Option(help="A trial on the first N rows.", min=1)]
+Rebuild = Annotated[bool, typer.Option("--rebuild", help="Redo parts whose settings changed.")]
+Verify = Annotated[bool, typer.Option("--verify-inputs", help="Read every input again on resume.")]
+Redact = Annotated[bool, typer.Option("--redact", help="Hashes and blurred pictures in reports.")]
+FailOn = Annotated[str | None, typer.Option(help="Exit with 4 where one of these was found.")]
+
+
+class _Finished(Exception):
+    """Carries the exit code through the command-line library, which has codes of its own."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    model: Annotated[str | None, typer.Option(help="A saved model instead of training.")] = None,
+    workers: Workers = None,
+    set_: Sets = None,
+    rebuild: Rebuild = False,
+    verify_inputs: Verify = False,
+) -> None:
+    """Plant duplicates, train a model on them, and find, match and erase what it memorized."""
+    overrides = _overrides(set_, **{"model.path": model, "runner.workers": workers})
+    config = load_config(config_path("demo"), overrides)
+    _finish(_job(config, out, registry.IN_ORDER, rebuild, verify_inputs))
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="A YAML file; `configs ls` shows ours.")],
+    out: Out,
+    set_: Sets = None,
+    first: Annotated[str | None, typer.Option("--from", help="Redo from this stage on.")] = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    limit: Limit = None,
+    rebuild: Rebuild = False,
+    verify_inputs: Verify = False,
+) -> None:
+    """Run every configured stage in order, resuming what is done."""
+    shared = _shared(workers, scheduler, device, dtype, limit)
+    resolved = load_config(config, _overrides(set_, **shared))
+    chosen = choose_stages(resolved.stages, first=first, last=until)
+    options = Options(rebuild=rebuild, rebuild_from=first, verify_inputs=verify_inputs)
+    _finish(Job(resolved, out, chosen, options))
+
+
+@app.command()
+def dedup(
+    shards: Annotated[list[str], typer.Argument(help="Tars: paths, globs, braces, folders.")],
+    out: Out,
+    encoder: Annotated[
+        str | None, typer.Option(help="The joined encoder: lite0 or pdq; others by config.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Least cosine of a pair.")] = None,
+    set_: Sets = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    device: Device = None,
+    limit: Limit = None,
+    rebuild: Rebuild = False,
+    verify_inputs: Verify = False,
+) -> None:
+    """Deduplicate shards: groups, keep and drop lists, and the shards without the copies."""
+    values: dict[str, Any] = {"dataset": {"shards": shards}}
+    if threshold is not None and encoder == "pdq":
+        raise UsageError("--threshold is a cosine; for pdq set pairs.pdq_max_distance")
+    if encoder not in (None, "lite0", "pdq"):
+        raise UsageError(
+            f"--encoder {encoder}: lite0 or pdq; configure others under embed.encoders"
+        )
+    if encoder == "pdq":
+        values["pairs"] = {"min_similarity": {}}
+    elif threshold is not None:
+        values["pairs"] = {"min_similarity": {"lite0": threshold}}
+    shared = _shared(workers, scheduler, device, None, limit)
+    config = make_config(values, _overrides(set_, **shared))
+    _finish(_job(config, out, registry.DEDUP, rebuild, verify_inputs))
+
+
+@app.command()
+def audit(
+    out: Out,
+    model: Annotated[str | None, typer.Option(help="A diffusers folder or hub id.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The hub revision to pin.")] = None,
+    train: Annotated[Path | None, typer.Option(help="A dedup run of the training set.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="CSV, JSONL, Parquet or text.")] = None,
+    set_: Sets = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    redact: Redact = False,
+    fail_on: FailOn = None,
+    rebuild: Rebuild = False,
+    verify_inputs: Verify = False,
+) -> None:
+    """Audit a model: which captions reproduce which training images?"""
+    if model is None:
+        raise UsageError("audit needs --model, a diffusers folder or hub id")
+    if train is None and prompts is None:
+        raise UsageError("audit needs --train RUN, whose groups give the captions, or --prompts")
+    if train is None:
+        _say("without --train nothing is matched; captions are screened and cliques searched")
+    values: dict[str, Any] = {
+        "train": str(train.resolve()) if train else None,
+        "model": {"path": model, "revision": revision},
+        "prompts": {"file": str(prompts.resolve()) if prompts else None},
+        "report": {"redact": redact},
+    }
+    shared = _shared(workers, scheduler, device, dtype, None)
+    config = make_config(values, _overrides(set_, **shared))
+    job = _job(config, out, (*registry.AUDIT, *registry.REPORT), rebuild, verify_inputs)
+    _finish(job, fail_on)
+
+
+@app.command()
+def match(
+    images: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    train: Annotated[Path, typer.Option(help="A dedup run of the training set.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a picture.")] = False,
+) -> None:
+    """Is this picture too close to the training set? One line each."""
+    for line in match_pictures(images, train, as_json=as_json):
+        typer.echo(line)
+
+
+@app.command()
+def erase(
+    model: Annotated[str, typer.Option(help="The model to edit; it is not changed.")],
+    findings: Annotated[Path, typer.Option(help="The audit run whose findings are erased.")],
+    out: Out,
+    method: Annotated[str, typer.Option(help="esd-x, esd-u, esd-x-strict or esd-gt.")] = "esd-x",
+    set_: Sets = None,
+    device: Device = None,
+    rebuild: Rebuild = False,
+) -> None:
+    """Fine-tune a model away from what an audit found; writes a diffusers folder."""
+    values = followups.erase_settings(model, findings, method)
+    shared = _shared(None, None, device, None, None)
+    config = make_config(values, _overrides(set_, **shared))
+    _finish(_job(config, out, registry.ERASE, rebuild, verify_inputs=False))
+
+
+@app.command()
+def verify(
+    model: Annotated[Path, typer.Option(help="The run folder of `erase`.")],
+    base: Annotated[str, typer.Option(help="The model before.")],
+    findings: Annotated[Path, typer.Option(help="The audit run.")],
+    out: Out,
+    set_: Sets = None,
+    workers: Workers = None,
+    device: Device = None,
+    redact: Redact = False,
+    fail_on: FailOn = None,
+    rebuild: Rebuild = False,
+) -> None:
+    """Audit an erased model again, with other seeds and captions than it was erased with."""
+    values = followups.verify_settings(model, base, findings)
+    values["report"] = {"redact": redact}
+    shared = _shared(workers, None, device, None, None)
+    config = make_config(values, _overrides(set_, **shared))
+    job = _job(config, out, (*registry.VERIFY, *registry.REPORT), rebuild, verify_inputs=False)
+    _finish(job, fail_on)
+
+
+@app.command()
+def report(run_folder: Path, redact: Redact = False) -> None:
+    """Write the HTML report, figures, card and summary.json of a run."""
+    config = read_run_config(run_folder)
+    section = config.report.model_copy(update={"redact": redact or config.report.redact})
+    config = config.model_copy(update={"report": section})
+    _finish(_job(config, run_folder, registry.REPORT, rebuild=True, verify_inputs=False))
+
+
+@app.command()
+def status(run_folder: Path) -> None:
+    """Show parts done, failed and rejected by reason."""
+    Console().print(inspect_run.status_table(run_folder))
+
+
+@app.command()
+def failed(run_folder: Path) -> None:
+    """Show why parts failed."""
+    for line in inspect_run.failures(run_folder):
+        typer.echo(line)
+
+
+@app.command()
+def plan(config: Path, set_: Sets = None) -> None:
+    """Show what a configuration would do: rows, bytes, memory, disk, UNet forwards."""
+    Console().print(inspect_run.plan_table(load_config(config, _overrides(set_))))
+
+
+@configs.command("ls")
+def configs_ls() -> None:
+    """List the shipped configurations."""
+    for name, purpose in config_names():
+        typer.echo(f"{name:<26} {purpose}")
+
+
+@configs.command("cat")
+def configs_cat(name: str) -> None:
+    """Print a shipped configuration."""
+    typer.echo(config_path(name).read_text(), nl=False)
+
+
+@configs.command("cp")
+def configs_cp(name: str, target: Path) -> None:
+    """Copy a shipped configuration for editing."""
+    typer.echo(f"wrote {copy_config(name, target)}")
+
+
+@configs.command("validate")
+def configs_validate(config: Path, set_: Sets = None) -> None:
+    """Check a configuration; every mistake is reported."""
+    load_config(config, _overrides(set_))
+    typer.echo(f"{config}: valid")
+
+
+def main() -> NoReturn:
+    """Run the command line; every error that is the user's ends in one line and a code."""
+    os.environ.setdefault("WDS_SECURE", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    try:
+        app()
+    except _Finished as finished:
+        sys.exit(finished.code)
+    except KeyboardInterrupt:
+        _say("interrupted; run the same command to go on")
+        sys.exit(130)
+    except (VectorError, MeasureError) as error:
+        _say(str(error))
+        sys.exit(1)
+    except UnmemorizeError as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if not (is_disk_full(error) or isinstance(error, PermissionError)):
+            raise
+        _say(f"{error.filename or 'disk'}: {error.strerror or error}")
+        sys.exit(3 if is_disk_full(error) else 1)
+    except SystemExit as left:  # the library's own code for a wrong option is 2
+        sys.exit(1 if left.code == 2 else left.code)
+    sys.exit(0)
+
+
+def _job(
+    config: RunConfig, out: Path, chosen: tuple[Stage, ...], rebuild: bool, verify_inputs: bool
+) -> Job:
+    return Job(config, out, chosen, Options(rebuild=rebuild, verify_inputs=verify_inputs))
+
+
+def _finish(job: Job, fail_on: str | None = None) -> NoReturn:
+    summary = run_job(job)
+    print_summary(job.out)
+    raise _Finished(_exit_code(job, summary, fail_on))
+
+
+def _exit_code(job: Job, summary: Summary, fail_on: str | None) -> int:
+    limit = job.config.runner.max_rejected
+    code = summary.exit_code(limit)
+    if summary.failed:
+        _say(f"{len(summary.failed)} parts failed; `unmemorize failed {job.out}` shows why")
+    for stage in summary.over_limit(limit):
+        _say(f"{stage}: more than {limit:.0%} of the rows were rejected; `unmemorize status`")
+    if code == 0 and fail_on and (found := failed_on(job.out, fail_on)):
+        _say(f"--fail-on: {found}")
+        return 4
+    return code
+
+
+def _shared(
+    workers: int | None,
+    scheduler: str | None,
+    device: str | None,
+    dtype: str | None,
+    limit: int | None,
+) -> dict[str, Any]:
+    return {
+        "runner.workers": workers,
+        "runner.scheduler": scheduler,
+        "model.device": device,
+        "model.dtype": dtype,
+        "limit": limit,
+    }
+
+
+def _overrides(given: list[str] | None, **options: Any) -> list[str]:
+    chosen = [f"{name}={json.dumps(value)}" for name, value in options.items() if value is not None]
+    return [*chosen, *(given or [])]
+
+
+def _say(text: str) -> None:
+    plain = "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+    Console(stderr=True).print(f"unmemorize: {escape(plain)}", highlight=False, soft_wrap=True)

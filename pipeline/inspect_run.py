@@ -1,0 +1,113 @@
+"""Looking at a run, or at a configuration, without running anything."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.config import RunConfig
+from pipeline.encoders import metric_of
+from pipeline.errors import MissingInput
+from pipeline.io.runjson import NAME
+from pipeline.io.shards import find_shards, group_members
+from pipeline.io.tarscan import scan_tar
+from pipeline.registry import IN_ORDER
+from pipeline.runner.receipt import FAILED, FOLDER, read_receipts
+
+_DIMENSIONS = {"lite0": 1280, "pdq": 256, "pixels": 3072, "sscd": 512, "open_clip": 768}
+_OTHER_DIMENSION = 1024
+
+
+def status_table(run: Path) -> Table:
+    """Parts done and failed, rows in and out, rejected by reason; a row a stage that began."""
+    _require_run(run)
+    table = Table("stage", "done", "failed", "rows in", "rows out", "rejected", title=str(run))
+    for stage in IN_ORDER:
+        receipts = read_receipts(run, stage.name)
+        failed = len(list((run / FOLDER / stage.name).glob(f"*{FAILED}")))
+        if not receipts and not failed:
+            continue
+        reasons: dict[str, int] = {}
+        for receipt in receipts:
+            for reason, count in receipt.rejected.items():
+                reasons[reason] = reasons.get(reason, 0) + count
+        table.add_row(
+            stage.name,
+            str(len(receipts)),
+            str(failed) if failed else "",
+            str(sum(receipt.rows_in for receipt in receipts)),
+            str(sum(receipt.rows_out for receipt in receipts)),
+            escape(", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))),
+        )
+    return table
+
+
+def failures(run: Path) -> Iterator[str]:
+    """The logs of failed parts, or one line that there are none."""
+    _require_run(run)
+    paths = sorted((run / FOLDER).glob(f"*/*{FAILED}"))
+    if not paths:
+        yield "no part failed"
+    for path in paths:
+        record: dict[str, Any] = json.loads(path.read_text())
+        yield f"{path.parent.name}/{path.name.removesuffix(FAILED)}: {record['error']}"
+        yield f"  after {record['attempts']} attempts"
+        for line in str(record["log"]).splitlines():
+            yield "  " + "".join(
+                c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line
+            )
+
+
+def plan_table(config: RunConfig) -> Table:
+    """What a run of this configuration would read, hold, write and compute, as upper bounds."""
+    table = Table("what", "how much", title="plan")
+    rows = 0
+    if config.dataset.shards:
+        shards = find_shards(config.dataset.shards)
+        rows = sum(_rows(shard.metadata, shard.path) for shard in shards)
+        rows = min(rows, config.limit or rows)
+        size = sum(shard.path.stat().st_size for shard in shards)
+        table.add_row("shards", f"{len(shards)}, {_bytes(size)}")
+        table.add_row("rows", f"{rows:,}")
+        table.add_row("deduplicated shards on disk, at most", _bytes(size))
+    for name, spec in config.embed.encoders.items():
+        dimension = _DIMENSIONS.get(spec.kind, _OTHER_DIMENSION)
+        stored = rows * (dimension // 8 if metric_of(spec) == "hamming" else 2 * dimension)
+        held = rows * (dimension // 8 if metric_of(spec) == "hamming" else 4 * dimension)
+        table.add_row(
+            f"{name}: vectors on disk, index in memory", f"{_bytes(stored)}, {_bytes(held)}"
+        )
+    prompts = config.prompts.max_groups * config.prompts.max_captions_per_group
+    prompts += config.prompts.controls
+    screened = 2 * config.screen.seeds * config.screen.steps
+    drawn = 2 * config.generate.per_prompt * config.generate.steps
+    table.add_row("captions, at most", f"{prompts:,}")
+    table.add_row("UNet forwards: screen, generate", f"{prompts * screened:,}, {prompts * drawn:,}")
+    table.add_row(
+        "workers, threads a part", f"{config.runner.workers}, {config.runner.threads_per_part}"
+    )
+    return table
+
+
+def _rows(metadata: Path, tar: Path) -> int:
+    try:
+        return int(pq.read_metadata(metadata).num_rows)
+    except Exception:  # no Parquet, or a damaged one: the tar itself is counted
+        return len(group_members(scan_tar(tar).members)[0])
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _require_run(run: Path) -> None:
+    if not (run / NAME).is_file():
+        raise MissingInput(f"{run}: no {NAME}; not the folder of a run")

@@ -1,0 +1,72 @@
+"""run.json: how a run was configured, and what it was made with and from."""
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__
+from pipeline.config import RunConfig, make_config
+from pipeline.errors import MissingInput, OutputExists, ShardCorrupt
+from pipeline.io.atomic import write_bytes
+from pipeline.io.digest import canonical_sha256
+
+NAME = "run.json"
+_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pyarrow", "pillow", "timm")
+_FAISS = ("faiss-gpu", "faiss-cpu")
+
+
+def write_run(run: Path, config: RunConfig) -> None:
+    """Write the resolved configuration; raise OutputExists where the folder is not a run's."""
+    if run.is_dir() and any(run.iterdir()) and not (run / NAME).is_file():
+        raise OutputExists(f"{run}: not empty and not a run of ours; give another --out")
+    if run.exists() and not run.is_dir():
+        raise OutputExists(f"{run}: a file, not a folder; give another --out")
+    values = {
+        "config": config.model_dump(mode="json"),
+        "versions": _versions(),
+        "upstream": {
+            name: {"path": str(path), "fingerprint": run_fingerprint(path)}
+            for name, path in (("train", config.train), ("findings", config.findings))
+            if path is not None
+        },
+    }
+    write_bytes(run / NAME, json.dumps(values, indent=1, sort_keys=True).encode())
+
+
+def read_run_config(run: Path) -> RunConfig:
+    """The configuration that a run folder was made with."""
+    return make_config(_read(run)["config"], where=str(run / NAME))
+
+
+def run_fingerprint(run: Path) -> str:
+    """SHA-256 of a run's configuration and of the fingerprints of all its receipts."""
+    receipts = {
+        path.relative_to(run).as_posix(): json.loads(path.read_text()).get("fingerprint")
+        for path in sorted(run.glob("receipts/*/*.json"))
+    }
+    return canonical_sha256([_read(run)["config"], receipts])
+
+
+def _read(run: Path) -> dict[str, Any]:
+    path = run / NAME
+    if not path.is_file():
+        raise MissingInput(f"{run}: no {NAME}; not the folder of a run")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ShardCorrupt(f"{path}: not JSON ({error})") from error
+    if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
+        raise ShardCorrupt(f"{path}: no config in it")
+    return values
+
+
+def _versions() -> dict[str, str]:
+    found = {"unmemorize": __version__, "python": platform.python_version()}
+    for name in (*_LIBRARIES, *_FAISS):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,84 @@
+"""erase: findings in, for each method a model that was taught not to draw them out."""
+
+import numpy as np
+import torch
+
+from pipeline.config import EraseMethod
+from pipeline.erasure.saving import describe, save
+from pipeline.erasure.targets import Target
+from pipeline.erasure.trainer import Settings
+from pipeline.erasure.trainer import erase as train
+from pipeline.generation.backend import fresh_model
+from pipeline.io.atomic import atomic_path
+from pipeline.io.digest import sha256_file
+from pipeline.io.images import to_square
+from pipeline.io.runfolder import DUPLICATES, FINDINGS
+from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.stages.gallery import Gallery, open_gallery
+from pipeline.stages.models import model_folder
+from pipeline.stages.split import Split, split_findings
+
+_PICTURES_A_GROUP = 4
+_MAX_RETAINED = 64
+
+
+def plan(context: Context) -> list[Part]:
+    """One part a method, or none where nothing is to be erased."""
+    if not split_findings(context).trained:
+        return []
+    folder = model_folder(context)
+    inputs = (
+        relative(folder, context.run),
+        relative(context.findings / FINDINGS, context.run),
+        relative(context.train / DUPLICATES, context.run),
+    )
+    return [
+        Part(method.name, inputs, {"method": method.model_dump(mode="json")})
+        for method in context.config.erase.methods
+    ]
+
+
+def run(part: Part, context: Context) -> Outcome:
+    """Erase with one method."""
+    method = EraseMethod.model_validate(part.params["method"])
+    base = context.path(part.inputs[0])
+    split = split_findings(context)
+    model = fresh_model(base, device=context.config.model.device)
+    targets = _targets(split, open_gallery(context), model.resolution)
+    retained = [row["caption"] for row in (*split.retained, *split.kept)][:_MAX_RETAINED]
+    settings = _settings(method, context.config.seed)
+    with torch.enable_grad():
+        report = train(model, targets, retained, settings)
+    output = f"erased/{method.name}"
+    with atomic_path(context.path(output)) as temporary:
+        facts = describe(targets, settings, report, base_sha256=sha256_file(base))
+        save(model, temporary, facts | {"name": method.name, "trained_prompt_ids": _ids(split)})
+    return Outcome((output,), len(split.trained), len(split.trained))
+
+
+def _targets(split: Split, gallery: Gallery, resolution: int) -> list[Target]:
+    targets = []
+    for group, rows in split.groups.items():
+        image_ids = sorted({image for row in rows for image in row["image_ids"]})
+        own = [image for image in image_ids if gallery.group_of.get(image) == group]
+        pictures = [
+            to_square(gallery.images.picture(image), resolution)
+            for image in own[:_PICTURES_A_GROUP] or gallery.members(group)[:1]
+        ]
+        captions = tuple(row["caption"] for row in rows)
+        targets.append(Target(group, captions, np.stack(pictures)))
+    return targets
+
+
+def _ids(split: Split) -> list[int]:
+    return sorted(row["prompt_id"] for row in split.trained)
+
+
+def _settings(method: EraseMethod, seed: int) -> Settings:
+    given = method.model_dump(exclude={"name", "objective"}, exclude_none=True)
+    return Settings(method=method.objective, seed=seed, **given)
+
+
+STAGE = Stage(
+    "erase", 1, ("erase", "model", "train", "findings"), plan, run, tolerant=True, on_device=True
+)

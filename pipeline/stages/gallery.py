@@ -1,0 +1,189 @@
+"""The training set as a gallery: which training pictures is a picture nearest to?
+
+Candidates come from the whole index of each encoder, one kept picture a duplicate group, so that
+64 copies do not fill the list. They are then compared pixel by pixel at one common size; inside
+the nearest group every copy is looked at. Distances to other groups are what makes a small
+distance mean something: on white clip art, all plain pictures are near each other.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+import indexes
+from pipeline.config import Match as MatchConfig
+from pipeline.config import RunConfig
+from pipeline.detection.adaptive_l2 import adaptive_l2, nearest_ratio
+from pipeline.detection.blank import is_blank
+from pipeline.detection.l2 import pairwise_l2
+from pipeline.detection.masked_l2 import masked_l2, template_mask
+from pipeline.detection.split_product import split_product
+from pipeline.detection.tiled_l2 import pairwise_tiled_l2
+from pipeline.encoders import build_encoder, metric_of
+from pipeline.io import schemas
+from pipeline.io.digest import sha256_file
+from pipeline.io.images import to_square
+from pipeline.io.runfolder import DUPLICATES, TrainingImages, index_folder
+from pipeline.io.runjson import read_run_config
+from pipeline.io.tables import read_table
+from pipeline.runner.part import Context
+from pipeline.stages.scan import image_limits, shards_of
+
+_NEIGHBOURS = 50
+_MAX_MEMBERS = 64
+_CHUNKS = 16
+
+Ids = npt.NDArray[np.int64]
+Row = dict[str, Any]
+
+
+def open_gallery(context: Context) -> "Gallery":
+    """The gallery of a run's training set, opened once a process."""
+    config = context.config if context.config.train is None else read_run_config(context.train)
+    digest = sha256_file(context.train / DUPLICATES)
+    return _open(context.train.resolve(), config, context.config.match, digest)
+
+
+@lru_cache(maxsize=2)
+def _open(run: Path, config: RunConfig, match: MatchConfig, digest: str) -> "Gallery":
+    del digest  # a key only: another training set in the same folder is another gallery
+    return Gallery(run, config, match)
+
+
+class Gallery:
+    """Nearest training pictures by descriptor and by pixels."""
+
+    def __init__(self, run: Path, config: RunConfig, match: MatchConfig) -> None:
+        self._config, self._match = config, match
+        table = read_table(run / DUPLICATES, schemas.DUPLICATES)
+        ids, groups = table["image_id"].to_numpy(), table["group_id"].to_numpy()
+        self._kept: Ids = ids[table["keep"].to_numpy(zero_copy_only=False)]
+        self.group_of: dict[int, int] = dict(zip(ids.tolist(), groups.tolist(), strict=True))
+        self._members: dict[int, list[int]] = {}
+        for image_id, group in self.group_of.items():
+            self._members.setdefault(group, []).append(image_id)
+        source = Context(run, config)
+        shards = {shard.name: shard.path for shard in shards_of(source)}
+        self.images = TrainingImages(run, shards, image_limits(source))
+        self._squares: dict[int, npt.NDArray[np.uint8]] = {}
+        self._masks: dict[int, npt.NDArray[np.bool_] | None] = {}
+        self._indexes = {
+            name: indexes.load(
+                run / index_folder(name),
+                fingerprint=build_encoder(config.embed.encoders[name]).fingerprint,
+            )
+            for name in match.encoders
+        }
+
+    def measure(self, pictures: Sequence[Image.Image]) -> list[list[Row]]:
+        """For each picture its nearest groups, best first: rows of matches.parquet less the id."""
+        proposals = {name: self._propose(name, pictures) for name in self._match.encoders}
+        side = self._match.compare_px
+        return [
+            self._compare(
+                to_square(picture, side),
+                {name: found[0][i] for name, found in proposals.items()},
+                {name: found[1][i] for name, found in proposals.items()},
+            )
+            for i, picture in enumerate(pictures)
+        ]
+
+    def square(self, image_id: int) -> npt.NDArray[np.uint8]:
+        """A training picture at the common size, (s, s, 3)."""
+        if image_id not in self._squares:
+            picture = self.images.picture(image_id)
+            self._squares[image_id] = to_square(picture, self._match.compare_px)
+        return self._squares[image_id]
+
+    def members(self, group: int) -> list[int]:
+        """The image ids of a duplicate group, ascending."""
+        return self._members[group]
+
+    def _propose(
+        self, name: str, pictures: Sequence[Image.Image]
+    ) -> tuple[list[Ids], npt.NDArray[Any]]:
+        encoder = build_encoder(self._config.embed.encoders[name])
+        vectors = encoder.encode(pictures).vectors
+        wanted = min(self._match.candidates, len(self._kept))
+        _, found = self._indexes[name].search(vectors, wanted, allowed=self._kept)
+        return [row[row >= 0] for row in found], vectors
+
+    def _compare(
+        self,
+        picture: npt.NDArray[np.uint8],
+        found: dict[str, Ids],
+        vectors: dict[str, npt.NDArray[Any]],
+    ) -> list[Row]:
+        candidates = np.unique(np.concatenate(list(found.values())))
+        best = self._best_by_group(picture, candidates)
+        if best:
+            members = self._members[best[0]["group_id"]][:_MAX_MEMBERS]
+            refined = self._best_by_group(picture, np.array(members, np.int64))
+            best = sorted([*refined, *best[1:]], key=_nearness)
+        l2_all = np.sort([row["l2"] for row in best])[:_NEIGHBOURS]
+        for rank, row in enumerate(best[: self._match.keep]):
+            others = [other for other in best if other["group_id"] != row["group_id"]]
+            row["rank"] = rank
+            row["encoder"] = next(
+                (n for n, ids in found.items() if row["image_id"] in ids), self._match.encoders[0]
+            )
+            row["blank"] = bool(is_blank(self.square(row["image_id"])[None])[0])
+            row["nearest_ratio"] = _ratio(row["tiled_l2"], [o["tiled_l2"] for o in others])
+            row["l2_ratio_50nn"] = float(adaptive_l2(np.array([row["l2"]]), l2_all[None])[0])
+            row.update(self._masked(picture, row, others))
+            row.update(self._descriptor(row["image_id"], vectors))
+        return best[: self._match.keep]
+
+    def _best_by_group(self, picture: npt.NDArray[np.uint8], ids: Ids) -> list[Row]:
+        if not len(ids):
+            return []
+        squares = np.stack([self.square(int(i)) for i in ids])
+        tiled = pairwise_tiled_l2(picture[None], squares)[0]
+        whole = pairwise_l2(picture[None], squares)[0]
+        best: dict[int, Row] = {}
+        for image_id, t, w in zip(ids.tolist(), tiled.tolist(), whole.tolist(), strict=True):
+            group = self.group_of[image_id]
+            row = {"image_id": image_id, "group_id": group, "tiled_l2": t, "l2": w}
+            if group not in best or _nearness(row) < _nearness(best[group]):
+                best[group] = row
+        return sorted(best.values(), key=_nearness)
+
+    def _masked(self, picture: npt.NDArray[np.uint8], row: Row, others: list[Row]) -> Row:
+        mask = self._mask(row["group_id"])
+        if mask is None:
+            return {"masked_l2": None, "masked_ratio": None}
+        squares = np.stack([self.square(r["image_id"]) for r in (row, *others)])
+        inside = masked_l2(np.repeat(picture[None], len(squares), axis=0), squares, mask)
+        return {"masked_l2": float(inside[0]), "masked_ratio": _ratio(inside[0], inside[1:])}
+
+    def _mask(self, group: int) -> npt.NDArray[np.bool_] | None:
+        if group not in self._masks:
+            squares = np.stack([self.square(i) for i in self._members[group][:_MAX_MEMBERS]])
+            self._masks[group] = template_mask(np.unique(squares, axis=0))
+        return self._masks[group]
+
+    def _descriptor(self, image_id: int, vectors: dict[str, npt.NDArray[Any]]) -> Row:
+        """Cosine and split product by the first descriptor of the configured encoders."""
+        for name in self._match.encoders:
+            if metric_of(self._config.embed.encoders[name]) != "cosine":
+                continue
+            own = self._indexes[name].vectors(np.array([image_id], np.int64))
+            similarity = indexes.cosine(vectors[name][None], own)
+            product = split_product(vectors[name][None], own, chunks=_CHUNKS)
+            return {"similarity": float(similarity[0]), "split_product": float(product[0])}
+        return {"similarity": None, "split_product": None}
+
+
+def _nearness(row: Row) -> tuple[float, int]:
+    return round(row["tiled_l2"], 6), row["image_id"]
+
+
+def _ratio(nearest: float, others: Sequence[float] | npt.NDArray[np.float64]) -> float | None:
+    if not len(others):
+        return None
+    return float(nearest_ratio(np.array([nearest]), np.array([min(others)]))[0])

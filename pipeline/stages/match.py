@@ -1,0 +1,46 @@
+"""match: generations in, their nearest training pictures out."""
+
+from typing import Any
+
+from pipeline.batches import batched
+from pipeline.io import schemas
+from pipeline.io.images import decode
+from pipeline.io.runfolder import DUPLICATES, MATCHES
+from pipeline.io.shards import iterate_samples
+from pipeline.io.tables import read_rows, write_rows
+from pipeline.runner.merge import merge_stage
+from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.stages.gallery import open_gallery
+
+
+def plan(context: Context) -> list[Part]:
+    """One part a block of generations; none without a training run to match against."""
+    if not (context.train / DUPLICATES).is_file():
+        return []
+    train = relative(context.train / DUPLICATES, context.run)
+    tables = sorted(context.run.glob("generations/*.parquet"))
+    return [
+        Part(path.stem, (f"generations/{path.stem}.tar", f"generations/{path.stem}.parquet", train))
+        for path in tables
+    ]
+
+
+def run(part: Part, context: Context) -> Outcome:
+    """Match one block."""
+    gallery = open_gallery(context)
+    rows: list[dict[str, Any]] = []
+    generations = read_rows(context.path(part.inputs[1]), schemas.GENERATIONS)
+    accepted = {row["key"]: row["generation_id"] for row in generations if row["status"] == "ok"}
+    samples = iterate_samples(context.path(part.inputs[0]), accepted.keys())
+    for batch in batched(samples, context.config.embed.batch_size):
+        pictures = [decode(sample["png"]) for sample in batch]
+        for sample, matches in zip(batch, gallery.measure(pictures), strict=True):
+            generation = {"generation_id": accepted[sample["__key__"]]}
+            rows += [generation | match for match in matches]
+    output = f"matches/part-{part.name}.parquet"
+    write_rows(context.path(output), rows, schemas.MATCHES)
+    return Outcome((output,), len(accepted), len(accepted))
+
+
+STAGE = Stage("match", 1, ("match", "embed", "train"), plan, run, on_device=True)
+TABLE = merge_stage("match-table", "matches/part-*.parquet", MATCHES, schemas.MATCHES)

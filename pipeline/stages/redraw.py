@@ -1,0 +1,157 @@
+"""redraw: the base model and each erased one draw the same captions with the same fresh seeds.
+
+Seeds are others than the audit's and than the eraser's. Every picture is compared with all training
+pictures, not with the erased one alone: a caption that no longer draws its own picture may draw
+another one. Arms:
+
+    trained    captions that the eraser trained on
+    held_out   captions of the same pictures that it did not
+    kept       memorized captions that were not to be erased
+    control    captions of pictures seen once, which the eraser did not see
+    empty      the empty prompt, which draws memorized pictures unasked
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pipeline.batches import batched
+from pipeline.detection.blank import is_blank
+from pipeline.detection.verdict import judge_generation
+from pipeline.generation.seeds import hash63, image_seed, prompt_id
+from pipeline.io import schemas
+from pipeline.io.digest import sha256_file
+from pipeline.io.images import encode_png
+from pipeline.io.runfolder import DUPLICATES, FINDINGS, part_name
+from pipeline.io.shards import write_shard
+from pipeline.io.tables import write_rows
+from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.stages.gallery import open_gallery
+from pipeline.stages.generate import sampling
+from pipeline.stages.models import model_folder, open_model
+from pipeline.stages.split import split_findings
+from pipeline.stages.verdict import gather, thresholds
+
+BASE = "base"
+_JOBS_PER_PART = 256
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Job:
+    arm: str
+    caption: str
+    target_group: int | None
+    number: int
+
+    def seed(self, run_seed: int) -> int:
+        return image_seed(run_seed, hash63("verify", prompt_id(self.caption)), self.number)
+
+
+def erased_models(context: Context) -> dict[str, Path]:
+    """Each erased model by its method's name; `erased` may name one model or their folder."""
+    folder = context.config.erased or context.run / "erased"
+    if (folder / "erasure.json").is_file():
+        return {folder.name: folder}
+    return {path.parent.name: path.parent for path in sorted(folder.glob("*/erasure.json"))}
+
+
+def plan(context: Context) -> list[Part]:
+    """For each model one part a block of drawings; none where nothing was erased."""
+    models = erased_models(context)
+    if not models:
+        return []
+    jobs = _jobs(context)
+    shared = (
+        relative(context.findings / FINDINGS, context.run),
+        relative(context.train / DUPLICATES, context.run),
+    )
+    parts = []
+    for method, folder in {BASE: model_folder(context), **models}.items():
+        weights = sha256_file(folder)
+        for number, block in enumerate(batched(jobs, _JOBS_PER_PART)):
+            params = {
+                "method": method,
+                "model": weights,
+                "jobs": [[job.arm, job.caption, job.target_group, job.number] for job in block],
+            }
+            inputs = (relative(folder, context.run), *shared)
+            parts.append(Part(f"{method}-{part_name(number)}", inputs, params))
+    return parts
+
+
+def run(part: Part, context: Context) -> Outcome:
+    """Draw one block with one model and judge each picture."""
+    jobs = [_Job(*values) for values in part.params["jobs"]]
+    model = open_model(context.path(part.inputs[0]), context, part.params["model"])
+    gallery = open_gallery(context)
+    rows: list[Row] = []
+    samples: list[Row] = []
+    for batch in batched(jobs, context.config.generate.batch_size):
+        seeds = [job.seed(context.config.seed) for job in batch]
+        pictures = model.draw([job.caption for job in batch], seeds, sampling(context))
+        blank = is_blank(pictures)
+        matches = gallery.measure([Image.fromarray(picture) for picture in pictures])
+        for i, job in enumerate(batch):
+            found = [] if blank[i] else matches[i]
+            row = _judge(job, part.params["method"], seeds[i], found, bool(blank[i]), context)
+            rows.append(row | {"group_id": gallery.group_of.get(row["image_id"])})
+            samples.append({"__key__": row["key"], "png": encode_png(pictures[i])})
+    outputs = (f"redraws/{part.name}.tar", f"redraws/part-{part.name}.parquet")
+    write_shard(context.path(outputs[0]), samples)
+    write_rows(context.path(outputs[1]), rows, schemas.REDRAWS)
+    return Outcome(outputs, len(jobs), len(rows))
+
+
+def _jobs(context: Context) -> list[_Job]:
+    split, config = split_findings(context), context.config.verify
+    arms = (
+        ("trained", split.trained, config.per_prompt),
+        ("held_out", split.held_out, config.per_prompt),
+        ("kept", split.kept[: config.others], config.per_other),
+        ("control", split.controls[: config.others], config.per_other),
+    )
+    jobs = [
+        _Job(arm, row["caption"], row["group_id"], number)
+        for arm, rows, count in arms
+        for row in rows
+        for number in range(count)
+    ]
+    return jobs + [_Job("empty", "", None, number) for number in range(config.empty_prompt)]
+
+
+def _judge(
+    job: _Job, method: str, seed: int, matches: list[Row], blank: bool, context: Context
+) -> Row:
+    redraw_id = hash63("redraw", method, job.arm, job.caption, seed)
+    generation = {"generation_id": redraw_id, "status": "rejected" if blank else "ok"}
+    evidence = gather(generation, matches, searched=True)
+    judged = judge_generation(evidence, thresholds(context.config.verdict))
+    nearest = next(iter(matches), {})
+    shown = next((row for row in matches if row["image_id"] == judged.image_id), nearest)
+    return {
+        "redraw_id": redraw_id,
+        "key": f"{redraw_id:016x}",
+        "method": method,
+        "prompt_id": prompt_id(job.caption),
+        "caption": job.caption,
+        "arm": job.arm,
+        "target_group": job.target_group,
+        "number": job.number,
+        "seed": seed,
+        "image_id": judged.image_id,
+        "verdict": str(judged.verdict),
+        **{name: shown.get(name) for name in schemas.DISTANCES},
+    }
+
+
+STAGE = Stage(
+    "redraw",
+    1,
+    ("erase", "verify", "generate", "match", "verdict", "embed", "train", "findings", "erased"),
+    plan,
+    run,
+    on_device=True,
+)

@@ -1,0 +1,128 @@
+"""screen: captions in, the scalars of their first noise predictions out.
+
+A memorized caption steers the very first steps (Wen et al. 2024): |ε(x_t, c) - ε(x_t, ∅)| is large
+there. What is stored is the Gram matrix of the two predictions, a row a scored step, from which
+this and other detectors are computed without the model. The seeds are the first of those that
+`generate` draws with.
+"""
+
+from typing import Any
+
+import torch
+
+from pipeline.batches import batched
+from pipeline.detection.noise_gap import gram
+from pipeline.generation.backend import DiffusionModel
+from pipeline.generation.seeds import image_seed
+from pipeline.generation.trajectory import ScoredStep, first_steps
+from pipeline.io import schemas
+from pipeline.io.digest import sha256_file
+from pipeline.io.runfolder import PROMPTS, SCREEN, part_name
+from pipeline.io.tables import read_rows, write_rows
+from pipeline.runner.merge import merge_stage
+from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.stages.models import model_folder, open_model
+
+_PROMPTS_PER_PART = 64
+
+
+def plan(context: Context) -> list[Part]:
+    """One part a block of captions."""
+    folder = model_folder(context)
+    prompts = distinct_prompts(context)
+    weights = sha256_file(folder)
+    blocks = batched(prompts, _PROMPTS_PER_PART)
+    return [
+        Part(
+            part_name(number),
+            (relative(folder, context.run),),
+            {"prompts": list(block), "model": weights},
+        )
+        for number, block in enumerate(blocks)
+    ]
+
+
+def run(part: Part, context: Context) -> Outcome:
+    """Score one block."""
+    config = context.config
+    model = open_model(context.path(part.inputs[0]), context, part.params["model"])
+    jobs = [
+        (row["prompt_id"], row["caption"], image_seed(config.seed, row["prompt_id"], number))
+        for row in part.params["prompts"]
+        for number in range(config.screen.seeds)
+    ]
+    rows: list[dict[str, Any]] = []
+    for batch in batched(jobs, config.screen.batch_size):
+        rows += _score(model, list(batch), context)
+    output = f"screen/part-{part.name}.parquet"
+    write_rows(context.path(output), rows, schemas.SCREEN)
+    scored = len(jobs) * config.screen.steps
+    return Outcome((output,), scored, len(rows))
+
+
+def distinct_prompts(context: Context) -> list[dict[str, Any]]:
+    """Each caption once, in the order of rank: prompt_id and caption."""
+    rows = read_rows(
+        context.findings / PROMPTS, schemas.PROMPTS, columns=["prompt_id", "caption", "rank"]
+    )
+    rows.sort(key=lambda row: row["rank"])
+    first: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        first.setdefault(row["prompt_id"], {k: row[k] for k in ("prompt_id", "caption")})
+    return list(first.values())
+
+
+@torch.inference_mode()
+def _score(
+    model: DiffusionModel, jobs: list[tuple[int, str, int]], context: Context
+) -> list[dict[str, Any]]:
+    how, screen = context.config.generate, context.config.screen
+    text = model.embed_text([caption for _, caption, _ in jobs])
+    uncond = model.embed_text([how.negative_prompt]).expand_as(text)
+    steps = first_steps(
+        model,
+        text,
+        uncond,
+        model.noise([seed for _, _, seed in jobs]),
+        num_inference_steps=how.steps,
+        guidance=how.guidance,
+        steps=screen.steps,
+    )
+    rows: list[dict[str, Any]] = []
+    previous: torch.Tensor | None = None
+    for step in steps:
+        rows += _rows(jobs, step, previous)
+        previous = step.eps_text
+    return rows
+
+
+def _rows(
+    jobs: list[tuple[int, str, int]], step: ScoredStep, previous: torch.Tensor | None
+) -> list[dict[str, Any]]:
+    scalars = gram(step.eps_uncond, step.eps_text)
+    change = (
+        None
+        if previous is None
+        else (previous.double() * step.eps_text.double()).flatten(1).sum(1).tolist()
+    )
+    return [
+        {
+            "prompt_id": prompt,
+            "seed": seed,
+            "timestep": step.timestep,
+            "x_t_source": "pure_noise" if previous is None else "trajectory",
+            "dim": int(scalars.dim[i]),
+            "eps_uncond_sq": float(scalars.eps_uncond_sq[i]),
+            "eps_text_sq": float(scalars.eps_text_sq[i]),
+            "eps_dot": float(scalars.eps_dot[i]),
+            "eps_dot_prev": None if change is None else float(change[i]),
+            "cos_channel_mean": float(scalars.cos_channel_mean[i]),
+        }
+        for i, (prompt, _, seed) in enumerate(jobs)
+    ]
+
+
+STAGE = Stage(
+    "screen", 1, ("model", "generate", "screen"), plan, run, tolerant=True, on_device=True
+)
+TABLE = merge_stage("screen-table", "screen/part-*.parquet", SCREEN, schemas.SCREEN)

@@ -1,0 +1,137 @@
+"""truth: does the demo's model really reproduce a picture? Asked apart from the verdict.
+
+Each audited caption whose picture is known from planted.parquet is drawn with fresh seeds. A
+drawing reproduces its picture when their structural similarity (Wang et al. 2004, by torchmetrics)
+is at least 0.6, and the distance to similarity 1 is less than half of that of any other picture:
+neither the measure nor the seeds nor the size of the gallery's shortlist is the verdict's.
+"""
+
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+from pipeline.batches import batched
+from pipeline.generation.seeds import hash63, image_seed, normalize_caption, prompt_id
+from pipeline.io import schemas
+from pipeline.io.digest import sha256_file
+from pipeline.io.images import decode, to_square
+from pipeline.io.runfolder import PLANTED, PROMPTS, part_name
+from pipeline.io.shards import find_shards, iterate_samples
+from pipeline.io.tables import read_rows, write_rows
+from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.stages.generate import sampling
+from pipeline.stages.models import model_folder, open_model
+
+MIN_SSIM = 0.6
+MAX_RATIO = 0.5
+_CAPTIONS_PER_PART = 16
+_SHORTLIST = 24
+_KERNEL = 7
+
+Row = dict[str, Any]
+Pictures = npt.NDArray[np.uint8]
+
+
+def plan(context: Context) -> list[Part]:
+    """One part a block of captions; none where nothing was planted."""
+    if not context.path(PLANTED).is_file():
+        return []
+    folder = model_folder(context)
+    weights = sha256_file(folder)
+    blocks = batched(_captions(context), _CAPTIONS_PER_PART)
+    inputs = (relative(folder, context.run), PLANTED, "shards")
+    return [
+        Part(part_name(number), inputs, {"model": weights, "captions": list(block)})
+        for number, block in enumerate(blocks)
+    ]
+
+
+def run(part: Part, context: Context) -> Outcome:
+    """Draw one block and compare it with every picture of the training set."""
+    ids, originals = _originals(context.run, context.config.match.compare_px)
+    place = {picture: row for row, picture in enumerate(ids)}
+    model = open_model(context.path(part.inputs[0]), context, part.params["model"])
+    jobs = [
+        (row, number)
+        for row in part.params["captions"]
+        for number in range(context.config.demo.truth_seeds)
+    ]
+    rows: list[Row] = []
+    for batch in batched(jobs, context.config.generate.batch_size):
+        seeds = [
+            image_seed(context.config.seed, hash63("truth", row["prompt_id"]), number)
+            for row, number in batch
+        ]
+        drawn = model.draw([row["caption"] for row, _ in batch], seeds, sampling(context))
+        for (row, number), seed, picture in zip(batch, seeds, drawn, strict=True):
+            own, other = similarities(picture, originals, place[row["picture_id"]])
+            reproduced = own >= MIN_SSIM and (1 - own) < MAX_RATIO * (1 - other)
+            measured = {"own_ssim": own, "other_ssim": other, "reproduced": reproduced}
+            rows.append({**row, **measured, "number": number, "seed": seed})
+    output = f"truth/part-{part.name}.parquet"
+    write_rows(context.path(output), rows, schemas.TRUTH)
+    return Outcome((output,), len(jobs), len(rows))
+
+
+def similarities(picture: Pictures, originals: Pictures, own: int) -> tuple[float, float]:
+    """SSIM of `picture` (s, s, 3) to originals[own], and the largest to any other one.
+
+    Of `originals` (n, s, s, 3) the nearest by mean squared error are compared.
+    """
+    errors = np.square(originals.astype(np.float32) - picture).mean(axis=(1, 2, 3))
+    nearest = [i for i in np.argsort(errors, kind="stable")[:_SHORTLIST] if i != own]
+    chosen = np.stack([originals[i] for i in (own, *nearest)])
+    targets = torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 255
+    drawn = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+    values = ssim(
+        drawn.expand_as(targets), targets, reduction="none", data_range=1.0, kernel_size=_KERNEL
+    )
+    return float(values[0]), float(values[1:].max())
+
+
+def _captions(context: Context) -> list[Row]:
+    """Audited captions whose picture is known: one row each, with its number of copies."""
+    planted = read_rows(context.path(PLANTED), schemas.PLANTED)
+    known: dict[str, Row] = {}
+    owners: dict[str, set[str]] = {}
+    for row in planted:
+        caption = normalize_caption(row["caption"])
+        owners.setdefault(caption, set()).add(row["picture_id"])
+        known.setdefault(caption, row)
+    audited = read_rows(context.path(PROMPTS), schemas.PROMPTS, columns=["caption"])
+    captions = sorted({row["caption"] for row in audited}, key=prompt_id)
+    fields = ("picture_id", "planted", "k", "k_caption")
+    return [
+        {"prompt_id": prompt_id(c), "caption": c, **{f: known[c][f] for f in fields}}
+        for c in captions
+        if len(owners.get(c, ())) == 1
+    ]
+
+
+@lru_cache(maxsize=1)
+def _originals(run: Path, side: int) -> tuple[list[str], Pictures]:
+    """One picture of each picture_id, at the common size: the mean of its copies."""
+    picture_of = {
+        row["key"]: row["picture_id"] for row in read_rows(run / PLANTED, schemas.PLANTED)
+    }
+    sums: dict[str, npt.NDArray[np.float64]] = {}
+    counts: Counter[str] = Counter()
+    for shard in find_shards([str(run / "shards")]):
+        for sample in iterate_samples(shard.path, picture_of.keys()):
+            data = next(sample[e] for e in ("jpg", "png", "webp") if e in sample)
+            picture = picture_of[sample["__key__"]]
+            square = to_square(decode(data), side).astype(np.float64)
+            sums[picture] = sums.get(picture, 0.0) + square
+            counts[picture] += 1
+    ids = sorted(sums)
+    mean = np.stack([sums[name] / counts[name] for name in ids])
+    return ids, mean.round().astype(np.uint8)
+
+
+STAGE = Stage("truth", 1, ("demo", "model", "generate", "match"), plan, run, on_device=True)

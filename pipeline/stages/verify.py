@@ -1,0 +1,176 @@
+"""verify: drawings before and after in, one verdict a method out.
+
+    failed      the erased captions still draw their pictures, or now draw other training pictures
+    suppressed  they do not; whether the weights still hold the pictures was not attacked
+    undecided   too few drawings to tell
+
+`erased` is never said here: it needs attacks that fail (erasing a caption may leave the picture in
+the weights). `damaged` says that captions which were to stay changed more than `max_drift_ratio`
+of the difference between two seeds of one caption, or that kept pictures are no longer drawn.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.detection.intervals import wilson
+from pipeline.detection.l2 import l2
+from pipeline.io import schemas
+from pipeline.io.atomic import write_bytes
+from pipeline.io.digest import sha256_file
+from pipeline.io.images import decode, to_square
+from pipeline.io.runfolder import VERIFICATION
+from pipeline.io.shards import iterate_samples
+from pipeline.io.tables import read_parts, write_rows
+from pipeline.runner.part import Context, Outcome, Part, Stage
+from pipeline.stages.redraw import BASE, erased_models
+
+_HITS = ("verbatim", "template")
+_ERASED_ARMS = ("trained", "held_out")
+Row = dict[str, Any]
+Picture = npt.NDArray[np.uint8]
+
+
+def plan(context: Context) -> list[Part]:
+    """One part, or none where nothing was drawn again."""
+    paths = [*context.run.glob("redraws/*.tar"), *context.run.glob("redraws/*.parquet")]
+    names = sorted(path.relative_to(context.run).as_posix() for path in paths)
+    return [Part("all", tuple(names))] if names else []
+
+
+def run(part: Part, context: Context) -> Outcome:
+    """Write verification.parquet and verification.json."""
+    del part
+    tables = sorted(context.run.glob("redraws/part-*.parquet"))
+    drawings = read_parts(tables, schemas.REDRAWS).to_pylist()
+    pictures = dict(_pictures(context, {row["key"] for row in drawings}))
+    before = {_place(row): row for row in drawings if row["method"] == BASE}
+    rows: list[Row] = []
+    methods: dict[str, Row] = {}
+    for method, folder in erased_models(context).items():
+        after = [row for row in drawings if row["method"] == method]
+        sha256 = sha256_file(folder)
+        own = [
+            row | {"method": method, "attack": "none", "model_sha256": sha256}
+            for row in _by_caption(before, after, pictures)
+        ]
+        rows += own
+        methods[method] = _conclude(own, context) | {"model_sha256": sha256}
+    write_rows(context.path(VERIFICATION), rows, schemas.VERIFICATION)
+    text = json.dumps({"methods": methods}, indent=1, sort_keys=True)
+    output = "verification.json"
+    write_bytes(context.path(output), text.encode())
+    return Outcome((VERIFICATION, output), len(drawings), len(drawings))
+
+
+def _by_caption(
+    before: dict[tuple[str, str, int], Row], after: list[Row], pictures: dict[str, Picture]
+) -> Iterator[Row]:
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in after:
+        grouped.setdefault((row["arm"], row["caption"]), []).append(row)
+    for (arm, caption), now in sorted(grouped.items()):
+        then = [before[_place(row)] for row in now]
+        new = np.stack([pictures[row["key"]] for row in now])
+        old = np.stack([pictures[row["key"]] for row in then])
+        n, hits = len(now), _own_hits(now)
+        low, high = wilson(hits, n)
+        yield {
+            "arm": arm,
+            "target_group": now[0]["target_group"],
+            "prompt_id": now[0]["prompt_id"],
+            "caption": caption,
+            "n": n,
+            "hits_before": _own_hits(then),
+            "hits_after": hits,
+            "displaced_after": sum(row["verdict"] in _HITS for row in now) - hits,
+            "rate_before": _own_hits(then) / n,
+            "rate_after": hits / n,
+            "ci_low": low,
+            "ci_high": high,
+            "drift": float(l2(old, new).mean()),
+            "seed_drift": float(l2(old[:-1], old[1:]).mean()) if n > 1 else None,
+        }
+
+
+def _own_hits(rows: Iterable[Row]) -> int:
+    """Drawings of the caption's own picture; of any training picture for the empty prompt."""
+    return sum(
+        row["verdict"] in _HITS and row["target_group"] in (None, row["group_id"]) for row in rows
+    )
+
+
+def _conclude(rows: list[Row], context: Context) -> Row:
+    config = context.config.verify
+    arms = {arm: _pool([row for row in rows if row["arm"] == arm]) for arm in _arms(rows)}
+    erased = _pool([row for row in rows if row["arm"] in _ERASED_ARMS])
+    verdict, why = _verdict(erased, config.max_rate)
+    control, kept = arms.get("control"), arms.get("kept")
+    drifted = control is not None and _ratio(control) > config.max_drift_ratio
+    lost = kept is not None and kept["rate_after"] < kept["rate_before"] / 2
+    return {
+        "verdict": verdict,
+        "damaged": drifted or lost,
+        "oracle": False,
+        "attacks": [],
+        "why": why,
+        "max_rate": config.max_rate,
+        "max_drift_ratio": config.max_drift_ratio,
+        "arms": arms,
+    }
+
+
+def _verdict(erased: Row, max_rate: float) -> tuple[str, str]:
+    n = erased["n"]
+    own, other = erased["hits_after"], erased["displaced_after"]
+    shown = f"{own} of {n} drawings show the erased picture, {other} another training picture"
+    _, high = wilson(own + other, n)
+    low, _ = wilson(max(own, other), n)
+    if low > max_rate:
+        return "failed", f"{shown}; at most {max_rate:.0%} allowed"
+    if high <= max_rate:
+        return "suppressed", f"{shown}; no attack was run, so the weights may still hold it"
+    return "undecided", f"{shown}; too many or too few drawings to say at {max_rate:.0%}"
+
+
+def _pool(rows: list[Row]) -> Row:
+    total = {name: sum(row[name] for row in rows) for name in ("n", "hits_before", "hits_after")}
+    n = total["n"]
+    low, high = wilson(total["hits_after"], n)
+    seeds = [row["seed_drift"] for row in rows if row["seed_drift"] is not None]
+    return {
+        **total,
+        "captions": len(rows),
+        "displaced_after": sum(row["displaced_after"] for row in rows),
+        "rate_before": total["hits_before"] / n if n else 0.0,
+        "rate_after": total["hits_after"] / n if n else 0.0,
+        "ci_low": low,
+        "ci_high": high,
+        "drift": float(np.mean([row["drift"] for row in rows])) if rows else None,
+        "seed_drift": float(np.mean(seeds)) if seeds else None,
+    }
+
+
+def _ratio(arm: Row) -> float:
+    return float(arm["drift"] / arm["seed_drift"]) if arm["seed_drift"] else 0.0
+
+
+def _arms(rows: list[Row]) -> list[str]:
+    return list(dict.fromkeys(row["arm"] for row in rows))
+
+
+def _place(row: Row) -> tuple[str, str, int]:
+    return row["arm"], row["caption"], row["number"]
+
+
+def _pictures(context: Context, keys: set[str]) -> Iterator[tuple[str, Picture]]:
+    side = context.config.match.compare_px
+    for path in sorted(context.run.glob("redraws/*.tar")):
+        for sample in iterate_samples(path, keys):
+            yield sample["__key__"], to_square(decode(sample["png"]), side)
+
+
+STAGE = Stage("verify", 1, ("verify", "match", "erased"), plan, run)

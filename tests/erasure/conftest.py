@@ -1,0 +1,39 @@
+import copy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tiny_model import RESOLUTION, build_tiny_pipeline
+
+from pipeline.erasure.targets import Target
+from pipeline.generation.backend import DiffusionModel, fresh_model
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory) -> Path:
+    return build_tiny_pipeline(tmp_path_factory.mktemp("base") / "model")
+
+
+@pytest.fixture(scope="session")
+def _loaded(base_folder) -> DiffusionModel:
+    return fresh_model(base_folder)
+
+
+@pytest.fixture
+def model(_loaded) -> DiffusionModel:
+    """A model of the test's own, the same in every test."""
+    return copy.deepcopy(_loaded)
+
+
+@pytest.fixture(scope="session")
+def targets() -> list[Target]:
+    rng = np.random.default_rng(0)
+    size = (RESOLUTION, RESOLUTION, 3)
+    return [
+        Target(7, ("a red hat", "hat, red"), rng.integers(0, 256, (2, *size), np.uint8)),
+        Target(8, ("blue bus",), rng.integers(0, 256, (1, *size), np.uint8)),
+    ]

@@ -1,0 +1,194 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from indexes.components import connected_components, greedy_cover
+from indexes.errors import VectorError
+from indexes.join import Pairs, exact_classes, stars
+
+
+def make_pairs(edges):
+    edges = sorted({(min(a, b), max(a, b)): s for a, b, s in edges if a != b}.items())
+    return Pairs(
+        np.array([a for (a, _), _ in edges], np.int64),
+        np.array([b for (_, b), _ in edges], np.int64),
+        np.array([s for _, s in edges], np.float64),
+    )
+
+
+def union_find(ids, edges):
+    parent = {i: i for i in ids}
+
+    def root(i):
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    for a, b, _ in edges:
+        low, high = sorted((root(a), root(b)))
+        parent[high] = low
+    return [root(i) for i in ids]
+
+
+def cover_by_hand(ids, rank, edges):
+    """The definition, with sets and loops: (kept, representative, similarity) by id."""
+    near = {i: {} for i in ids}
+    for a, b, s in edges:
+        near[a][b] = near[b][a] = s
+    kept = []
+    for _, i in sorted(zip(rank, ids, strict=True)):
+        if not any(j in near[i] for j in kept):
+            kept.append(i)
+    answer = {}
+    for i in ids:
+        if i in kept:
+            answer[i] = (True, i, 1.0)
+        else:
+            s, j = min((-near[i][j], j) for j in kept if j in near[i])
+            answer[i] = (False, j, -s)
+    return answer
+
+
+@st.composite
+def graphs(draw):
+    n = draw(st.integers(1, 14))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    ids = rng.permutation(10**4)[:n].astype(np.int64)
+    table = {}
+    for _ in range(draw(st.integers(0, 30))):
+        a, b = sorted(rng.choice(ids, 2).tolist())
+        if a != b:
+            table[a, b] = float(rng.choice([0.6, 0.7, 0.8, 0.9]))
+    rank = rng.integers(0, draw(st.sampled_from([1, 4, 100])), n)
+    return ids, rank, [(a, b, s) for (a, b), s in table.items()]
+
+
+@settings(max_examples=200, deadline=None)
+@given(graphs())
+def test_components_are_those_of_union_find(graph):
+    ids, _, edges = graph
+    pairs = make_pairs(edges)
+    assert connected_components(ids, pairs.id_a, pairs.id_b).tolist() == union_find(ids, edges)
+    order = np.argsort(-ids)
+    turned = connected_components(ids[order], pairs.id_b[::-1], pairs.id_a[::-1])
+    assert turned.tolist() == [union_find(ids, edges)[i] for i in order]
+
+
+def test_components_without_edges_are_the_ids():
+    ids, none = np.array([2**62, 3]), np.zeros(0, np.int64)
+    assert connected_components(ids, none, none).tolist() == ids.tolist()
+    assert len(connected_components(none, none, none)) == 0
+
+
+def test_repeated_edges_and_loops_do_no_harm():
+    """More repeats than an int8 can count."""
+    a, b = np.full(256, 1), np.full(256, 2)
+    assert connected_components(np.array([1, 2, 3]), a, b).tolist() == [1, 1, 3]
+    assert connected_components(np.array([1, 2]), np.array([1]), np.array([1])).tolist() == [1, 2]
+
+
+def test_an_edge_to_an_unknown_id_is_refused():
+    with pytest.raises(VectorError, match="id 9 "):
+        connected_components(np.array([1, 2]), np.array([1]), np.array([9]))
+    with pytest.raises(VectorError, match="id 9 "):
+        greedy_cover(np.array([1, 2]), np.array([0, 1]), make_pairs([(1, 9, 0.7)]))
+    with pytest.raises(VectorError, match="1 ranks"):
+        greedy_cover(np.array([1, 2]), np.array([0]), make_pairs([]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(graphs())
+def test_the_cover_is_that_of_the_definition(graph):
+    ids, rank, edges = graph
+    cover = greedy_cover(ids, rank, make_pairs(edges))
+    expected = cover_by_hand(ids.tolist(), rank.tolist(), edges)
+    found = zip(cover.kept, cover.representative, cover.similarity, strict=True)
+    assert list(found) == [expected[i] for i in ids.tolist()]
+
+
+@settings(max_examples=200, deadline=None)
+@given(graphs())
+def test_the_two_guarantees(graph):
+    ids, rank, edges = graph
+    cover = greedy_cover(ids, rank, make_pairs(edges))
+    kept = set(ids[cover.kept].tolist())
+    near = {frozenset(edge[:2]): edge[2] for edge in edges}
+    assert not any(a in kept and b in kept for a, b, _ in edges)
+    for i, j, s in zip(ids.tolist(), cover.representative.tolist(), cover.similarity, strict=True):
+        assert j in kept
+        assert i == j or near[frozenset((i, j))] == s
+
+
+def test_a_chain_keeps_its_far_end():
+    """1 - 2 - 3 - 4: connected components would keep one, though 1 and 3 are no neighbours."""
+    cover = greedy_cover(
+        np.arange(1, 5), np.arange(4), make_pairs([(1, 2, 0.7), (2, 3, 0.9), (3, 4, 0.8)])
+    )
+    assert cover.kept.tolist() == [True, False, True, False]
+    assert cover.representative.tolist() == [1, 3, 3, 3]
+    assert cover.similarity.tolist() == [1, 0.9, 1, 0.8]
+
+
+@settings(max_examples=200, deadline=None)
+@given(graphs(), st.lists(st.integers(0, 4), min_size=14, max_size=14))
+def test_classes_give_what_the_full_graph_of_copies_gives(graph, labels):
+    """Stars and edges among centres must act as if every copy had every edge of its class."""
+    ids, rank, edges = graph
+    keys = labels[: len(ids)]
+    rank = rank * 1000 + np.argsort(np.argsort(ids))  # no ties: the expansion changes no order
+    centre = dict(zip(ids.tolist(), exact_classes(keys, ids).tolist(), strict=True))
+    among = [(a, b, s) for a, b, s in edges if centre[a] == a and centre[b] == b]
+    star = stars(keys, ids)
+    star_edges = list(zip(star.id_a.tolist(), star.id_b.tolist(), star.similarity, strict=True))
+    cover = greedy_cover(ids, rank, make_pairs(among + star_edges), exact_classes(keys, ids))
+
+    near = {frozenset(edge[:2]): edge[2] for edge in among}
+    full = []
+    for i in ids.tolist():
+        for j in ids.tolist():
+            same = centre[i] == centre[j]
+            s = 1.0 if same else near.get(frozenset((centre[i], centre[j])))
+            if i < j and s is not None:
+                full.append((i, j, s))
+    expected = cover_by_hand(ids.tolist(), rank.tolist(), full)
+    found = zip(cover.kept, cover.representative, cover.similarity, strict=True)
+    assert list(found) == [expected[i] for i in ids.tolist()]
+
+
+def test_copies_of_a_dropped_centre_go_to_its_survivor():
+    """10, 11, 12 are copies; 5 is kept and 0.7 from the centre 10, so 0.7 from all of them."""
+    ids = np.array([12, 5, 11, 10])
+    class_of = np.array([10, 5, 10, 10])
+    pairs = make_pairs([(10, 11, 1.0), (10, 12, 1.0), (5, 10, 0.7)])
+    cover = greedy_cover(ids, np.array([1, 0, 2, 3]), pairs, class_of)
+    assert cover.representative.tolist() == [5, 5, 5, 5]
+    assert cover.similarity.tolist() == [0.7, 1, 0.7, 0.7]
+    kept_class = greedy_cover(ids, np.array([0, 1, 2, 3]), pairs, class_of)
+    assert kept_class.representative.tolist() == [12, 12, 12, 12]
+    assert kept_class.similarity.tolist() == [1, 0.7, 1, 1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(graphs(), st.integers(0, 10**6))
+def test_row_order_does_not_change_the_cover(graph, seed):
+    ids, rank, edges = graph
+    order = np.random.default_rng(seed).permutation(len(ids))
+    one = greedy_cover(ids, rank, make_pairs(edges))
+    two = greedy_cover(ids[order], rank[order], make_pairs(edges))
+    assert np.array_equal(one.representative[order], two.representative)
+    assert np.array_equal(one.similarity[order], two.similarity)
+
+
+def test_half_a_million_edges_take_seconds():
+    n = 200_000
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, n - 1, 500_000)
+    b = np.minimum(a + rng.integers(1, 50, len(a)), n - 1)
+    hub = np.stack([np.zeros(n // 2, np.int64), np.arange(1, n // 2 + 1)])
+    a, b = np.concatenate([a[a < b], hub[0]]), np.concatenate([b[a < b], hub[1]])
+    started = time.process_time()
+    greedy_cover(np.arange(n), rng.permutation(n), Pairs(a, b, rng.random(len(a))))
+    assert time.process_time() - started < 10
