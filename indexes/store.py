@@ -2,7 +2,8 @@
 
 FAISS reads a file with damaged vectors without complaint, and then every answer is wrong. So `load`
 refuses bytes whose sha256 is not the recorded one, an index that is not what index.json says, one
-made by another encoder, and one in which stored vectors do not find themselves.
+made by another encoder, and one in which stored vectors do not find themselves. The sha256 is no
+signature: whoever can rewrite both files decides what is in them.
 """
 
 import hashlib
@@ -127,11 +128,11 @@ def _check_self_recall(path: Path, index: NearestIndex, self_queries: int) -> No
     if n == 0:
         return
     chosen = np.sort(np.random.default_rng(0).choice(index.ids, n, replace=False))
-    vectors = index.vectors(chosen)
     try:
+        vectors = index.vectors(chosen)
         scores, _ = index.search(unit(vectors) if index.metric == "cosine" else vectors, 1)
-    except VectorError as error:
-        raise _corrupt(path, f"stored vectors: {error}") from None
+    except (VectorError, RuntimeError) as error:
+        raise _corrupt(path, f"stored vectors: {_last_line(error)}") from None
     recall = np.mean(scores[:, 0] == (1 if index.metric == "cosine" else 0))
     if recall < SELF_RECALL:
         raise _corrupt(path, f"{recall:.1%} of {n} stored vectors find themselves")
@@ -143,7 +144,7 @@ def _read_faiss(path: Path, metric: Metric) -> Any:
         with _limits(path.stat().st_size):
             return read(str(path))
     except RuntimeError as error:
-        raise _corrupt(path, str(error).strip().splitlines()[-1]) from None
+        raise _corrupt(path, _last_line(error)) from None
 
 
 @contextmanager
@@ -164,7 +165,7 @@ def _write_faiss(index: NearestIndex, path: Path) -> None:
     try:
         write(index.faiss_index, str(path))
     except RuntimeError as error:
-        raise OSError(f"cannot write {path}: {str(error).strip().splitlines()[-1]}") from error
+        raise OSError(f"cannot write {path}: {_last_line(error)}") from error
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> str:
@@ -187,6 +188,10 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise _corrupt(path, "not there") from None
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]
 
 
 def _corrupt(path: Path, what: str) -> IndexCorrupt:

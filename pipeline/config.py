@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline.errors import ConfigError, MissingInput
 
 _MAX_CONFIG_BYTES = 1 << 20
+PIXELS = "pixels"
 # PyYAML lets the errors of its constructors through: a 13th month, !!timestamp of a word, depth
 _NOT_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
 
@@ -102,11 +103,17 @@ class Index(Section):
 
 
 class Pairs(Section):
-    """When two pictures are near-duplicates: least cosine by encoder, most PDQ bits."""
+    """When two pictures are near-duplicates: least cosine by encoder, most PDQ bits.
+
+    Descriptors and PDQ are nearly blind to colour. Where `max_pixel_l2` is given, their pairs must
+    also agree in colour and layout, by the `pixels` encoder: right for drawings, whose recoloured
+    variants are other pictures; wrong for photographs that may be cropped.
+    """
 
     min_similarity: dict[str, Cosine] = Field(default_factory=lambda: {"lite0": 0.90})
     pdq_max_distance: int = Field(31, ge=0, le=256)
     pdq_min_quality: float = Field(50, ge=0, le=100)
+    max_pixel_l2: float | None = Field(None, ge=0, le=1)
     rows_per_part: Count = 50_000
     recall_sample: int = Field(500, ge=0)
 
@@ -289,6 +296,7 @@ class RunConfig(Section):
             for where, names in (
                 ("match.encoders", self.match.encoders),
                 ("pairs.min_similarity", self.pairs.min_similarity),
+                ("pairs.max_pixel_l2", [PIXELS] if self.pairs.max_pixel_l2 is not None else []),
                 ("index.factory", self.index.factory),
             )
             for name in names

@@ -18,7 +18,7 @@ from pipeline.io.tarscan import scan_tar
 from pipeline.registry import IN_ORDER
 from pipeline.runner.receipt import FAILED, FOLDER, read_receipts
 
-_DIMENSIONS = {"lite0": 1280, "pdq": 256, "pixels": 3072, "sscd": 512, "open_clip": 768}
+_DIMENSIONS = {"lite0": 1280, "pdq": 256, "pixels": 768, "sscd": 512, "open_clip": 768}
 _OTHER_DIMENSION = 1024
 
 

@@ -7,8 +7,8 @@ until the vocabulary is full. Written out here since the `tokenizers` trainer br
 
 import json
 import re
-import tempfile
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from tokenizers.pre_tokenizers import ByteLevel
@@ -22,8 +22,8 @@ VOCABULARY = 2000
 LENGTH = 16
 END_OF_WORD = "</w>"
 
-type Word = tuple[str, ...]
-type Pair = tuple[str, str]
+Word = tuple[str, ...]
+Pair = tuple[str, str]
 
 
 def main() -> None:
@@ -35,14 +35,13 @@ def main() -> None:
     symbols = alphabet + [s + END_OF_WORD for s in alphabet]
     merges = byte_pair_merges(words, count=VOCABULARY - len(symbols) - 2)
     tokens = [*symbols, *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
-    with tempfile.TemporaryDirectory() as folder:
-        vocabulary, merge_list = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
-        vocabulary.write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
-        merge_list.write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-        tokenizer = CLIPTokenizer(
-            vocab=str(vocabulary), merges=str(merge_list), model_max_length=LENGTH
-        )
-    tokenizer.save_pretrained(ASSETS / "tokenizer")
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+    folder = ASSETS / "tokenizer"
+    tokenizer.save_pretrained(folder)
+    # What transformers 4 reads; version 5 reads tokenizer.json.
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
     lengths = Counter(len(tokenizer(caption).input_ids) for caption in text)
     print(f"{len(tokenizer)} tokens; captions by length: {sorted(lengths.items())}")
 
@@ -54,7 +53,7 @@ def byte_pair_merges(words: Counter[str], count: int) -> list[Pair]:
     while len(merges) < count:
         pairs: Counter[Pair] = Counter()
         for word, n in spelled.items():
-            for pair in zip(word, word[1:], strict=False):
+            for pair in pairwise(word):
                 pairs[pair] += n
         if not pairs:
             break

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pipeline.demo.shards import decode, read_shards, thumbnail
 
 ASSETS = Path(__file__).parent / "assets"
-STEPS, BATCH, LEARNING_RATE, KL_WEIGHT = 4000, 32, 2e-3, 1e-4
+STEPS, BATCH, LEARNING_RATE, KL_WEIGHT = 2500, 32, 2e-3, 1e-4
 MAX_SHIFT = 6  # of 128 px: the planted copies are shifted too
 
 
@@ -25,7 +25,9 @@ def main() -> None:
     """Train, measure and write assets/vae, in half precision."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    pictures = [decode(row.picture) for row in read_shards(ASSETS / "pictures").values() if row.picture]
+    pictures = [
+        decode(row.picture) for row in read_shards(ASSETS / "pictures").values() if row.picture
+    ]
     views = np.stack([_view(p, rng, plain=i == 0) for i in range(6) for p in pictures])
     data = torch.from_numpy(views).permute(0, 3, 1, 2) * 2 - 1
     vae = AutoencoderKL(
@@ -64,7 +66,8 @@ def _view(picture: Image.Image, rng: np.random.Generator, *, plain: bool) -> np.
 def _train(vae: AutoencoderKL, data: torch.Tensor) -> None:
     optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: min(1, (i + 1) / 50) * (0.01 + 0.99 * (1 + math.cos(math.pi * i / STEPS)) / 2)
+        optimizer,
+        lambda i: min(1, (i + 1) / 50) * (0.01 + 0.99 * (1 + math.cos(math.pi * i / STEPS)) / 2),
     )
     for step in range(STEPS):
         x = data[torch.randint(len(data), (BATCH,))]

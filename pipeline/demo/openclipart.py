@@ -121,7 +121,9 @@ def _read_folder(root: Path, folder: str) -> Iterator[Drawing]:
 
 def _clean(text: str) -> str:
     """Plain lower-case words: "Clipart by N. B. - elefante_01" becomes "elefante"."""
-    text = re.sub(r"^clipart by [^-]*-", "", html.unescape(text).strip(), flags=re.IGNORECASE)
+    text = re.sub(
+        r"^clipart by [^-]*-", "", html.unescape(html.unescape(text)).strip(), flags=re.IGNORECASE
+    )
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     words = re.findall(r"[a-z]+(?:'s)?", ascii_text)
     return " ".join(w for w in words if w not in NOT_A_NAME and 2 <= len(w) <= 14)

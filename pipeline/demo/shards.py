@@ -122,6 +122,20 @@ def read_shards(folder: Path) -> dict[str, Row]:
     return rows
 
 
+def read_failures(folder: Path) -> list[Row]:
+    """The rows that the tables list without a picture."""
+    records = [r for path in sorted(folder.glob("[0-9]*.parquet")) for r in _records(path)]
+    return [
+        Row(r["url"], r["caption"], r["uid"], None, None, r["status"], r["error_message"])
+        for r in records
+        if r["status"] != "success"
+    ]
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    return list(pq.read_table(path, schema=SCHEMA).to_pylist())
+
+
 def uid_of(name: str) -> str:
     """A uid as the DataComp sets have them: 32 hexadecimal digits, of the row's own name."""
     return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
@@ -148,8 +162,7 @@ def thumbnail(picture: Image.Image, side: int = 32) -> npt.NDArray[np.float32]:
 def rms_distances(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """(n, n) root mean square difference between the flattened rows of (n, ...)."""
     flat = vectors.reshape(len(vectors), -1).astype(np.float64)
-    squares = (flat**2).sum(axis=1)
-    squared = squares[:, None] + squares[None] - 2 * flat @ flat.T
-    distances: npt.NDArray[np.float64] = np.sqrt(np.maximum(squared, 0) / flat.shape[1])
-    np.fill_diagonal(distances, 0)
-    return distances
+    squares = np.square(flat).sum(axis=1)
+    squared: npt.NDArray[np.float64] = squares[:, None] + squares - 2 * flat @ flat.T
+    np.fill_diagonal(squared, 0)
+    return np.sqrt(np.maximum(squared, 0) / flat.shape[1])

@@ -35,7 +35,7 @@ def _build(text: str, device: str) -> Encoder:
         case "pdq":
             return Pdq()
         case "pixels":
-            return Pixels(spec.size or 32)
+            return Pixels(spec.size or 16)
         case "open_clip":
             return OpenClip(
                 spec.model or "",

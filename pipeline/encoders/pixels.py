@@ -19,7 +19,7 @@ class Pixels:
 
     metric: Metric = "l2"
 
-    def __init__(self, size: int = 32) -> None:
+    def __init__(self, size: int = 16) -> None:
         self._size = size
         self.fingerprint = f"pixels:{size}"
 

@@ -41,7 +41,8 @@ class Settings:
 
     `method` is "esd" (sampled latents) or "esd-gt" (noised training pictures); `parameters` a
     group of `pipeline.erasure.parameters`; `eta` the η of the paper. `retain_weight` is ρ, 0 for
-    none. `erase_unconditional` teaches the empty prompt too, in half of the examples.
+    none. The empty prompt is retained as well, unless `erase_unconditional` asks to teach it the
+    targets, in half of the examples.
     `trajectories` says whose samples "esd" trains on: "edited" as in the paper, or "frozen",
     drawn once before training, `trajectories_each` for a caption. `steps` and `guidance` are of
     those samples.
@@ -181,8 +182,13 @@ def _source(
 def _retain_source(
     model: DiffusionModel, captions: Sequence[str], settings: Settings
 ) -> Source | None:
-    if not captions or not settings.retain_weight:
+    if not settings.retain_weight:
         return None
-    prompts = Prompts(model, [[caption] for caption in captions])
+    kept = {caption for caption in captions if caption}
+    if not settings.erase_unconditional:
+        kept.add("")
+    if not kept:
+        return None
+    prompts = Prompts(model, [[caption] for caption in sorted(kept)])
     walk, seed = Walk(settings.steps, settings.guidance), hash63("retain", settings.seed)
     return FrozenTrajectories(model, prompts, eta=_FROZEN, walk=walk, each=1, seed=seed)

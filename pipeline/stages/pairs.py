@@ -13,6 +13,7 @@ import pyarrow as pa
 
 import indexes
 from indexes import Pairs
+from pipeline.config import PIXELS
 from pipeline.encoders import metric_of
 from pipeline.io import schemas
 from pipeline.io.runfolder import (
@@ -36,8 +37,9 @@ def plan(context: Context) -> list[Part]:
     manifest = tuple(image_part(name) for name in list_image_parts(context.run))
     manifest += (REKEYED,)
     parts = [Part(EXACT, manifest, {"encoder": EXACT, "block": 0})]
+    confirming = [] if context.config.pairs.max_pixel_l2 is None else [PIXELS]
     for name in joined_encoders(context):
-        files = list_embedding_parts(context.run, name)
+        files = [f for n in (name, *confirming) for f in list_embedding_parts(context.run, n)]
         inputs = manifest + tuple(path for f in files for path in (f.vectors, f.metadata))
         rows = read_images(context.run, columns=["image_id"]).num_rows
         blocks = max(1, -(-rows // context.config.pairs.rows_per_part))
@@ -111,9 +113,19 @@ def _join(context: Context, name: str, block: int) -> _Join:
     else:
         index = _cells(context, vectors, ids)
         pairs = indexes.self_join(vectors, ids, config.min_similarity[name], rows=rows, index=index)
+    if config.max_pixel_l2 is not None:
+        pairs = _agreeing(pairs, context, config.max_pixel_l2)
     featureless = int(np.isin(present, centres).sum()) - len(ids) if block == 0 else 0
     reasons = ["pdq" if metric == "hamming" else "descriptor"] * len(pairs)
     return _Join(_table(pairs, reasons), len(ids[rows]), featureless)
+
+
+def _agreeing(pairs: Pairs, context: Context, max_l2: float) -> Pairs:
+    """The pairs whose pictures are also near pixel by pixel, at the size of `pixels`."""
+    ids, vectors = read_embeddings(context.run, PIXELS, normalise=False)
+    rows_a, rows_b = np.searchsorted(ids, pairs.id_a), np.searchsorted(ids, pairs.id_b)
+    near = indexes.euclidean(vectors[rows_a], vectors[rows_b]) <= max_l2
+    return Pairs(pairs.id_a[near], pairs.id_b[near], pairs.similarity[near])
 
 
 def _centres(context: Context) -> npt.NDArray[np.int64]:

@@ -192,3 +192,8 @@ def test_half_a_million_edges_take_seconds():
     started = time.process_time()
     greedy_cover(np.arange(n), rng.permutation(n), Pairs(a, b, rng.random(len(a))))
     assert time.process_time() - started < 10
+
+
+def test_equally_good_copies_keep_the_smallest_id():
+    cover = greedy_cover(np.array([8, 3, 5]), np.zeros(3), make_pairs([]), np.array([3, 3, 3]))
+    assert cover.representative.tolist() == [3, 3, 3]

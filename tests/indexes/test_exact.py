@@ -107,7 +107,7 @@ def test_l2_misses_nothing_at_any_scale(seed, scale, d):
     rng = np.random.default_rng(seed)
     points = (scale * (3 + rng.normal(size=(30, d)) * rng.uniform(1e-3, 1))).astype(np.float32)
     table = scores_by_numpy(points, points, "l2")
-    threshold = float(np.quantile(table, 0.3))
+    threshold = float(np.quantile(table, 0.3, method="lower"))
     rows_a, rows_b, _ = range_pairs(points, points, threshold, "l2")
     assert np.array_equal(np.stack([rows_a, rows_b]), np.stack(np.nonzero(table <= threshold)))
 

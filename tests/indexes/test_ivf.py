@@ -98,3 +98,11 @@ def test_an_empty_flat_index_answers_nothing():
     scores, ids = empty.search(np.eye(8, dtype=np.float32)[:2], 3)
     assert (ids == -1).all()
     assert np.isneginf(scores).all()
+
+
+def test_cosine_lists_have_centres_of_norm_one(clusters, some_ids):
+    """Shorter centres, of scattered lists, would be passed over by an inner product."""
+    index = build(clusters(800, 12), some_ids(800), metric="cosine", factory="IVF8,Flat")
+    quantizer = faiss.downcast_index(indexes.nearest.inner_index(index.faiss_index).quantizer)
+    norms = np.linalg.norm(quantizer.reconstruct_n(0, 8), axis=1)
+    assert norms == pytest.approx(np.ones(8), abs=1e-5)

@@ -41,3 +41,14 @@ def test_an_endless_tie_is_cut():
     _, rows = top_k(query, 2, "cosine", all_equal, lambda q, i, rows: np.ones(len(rows)))
     assert rows.tolist() == [[0, 1]]
     assert max(asked) < 5000
+
+
+def test_equal_hamming_distances_go_to_the_smallest_label():
+    def backwards(some, width):
+        labels = np.full(width, -1)
+        labels[:100] = np.arange(100)[::-1][:width]
+        return np.full((len(some), width), 7), np.broadcast_to(labels, (len(some), width))
+
+    codes = np.zeros((2, 32), np.uint8)
+    _, labels = top_k(codes, 3, "hamming", backwards, lambda q, i, rows: np.full(len(rows), 7.0))
+    assert labels.tolist() == [[0, 1, 2]] * 2

@@ -247,3 +247,24 @@ def test_an_empty_index_goes_to_disk_and_back(tmp_path):
     nothing = indexes.build(np.zeros((0, 8), np.float32), np.zeros(0, np.int64), metric="l2")
     indexes.save(nothing, tmp_path)
     assert indexes.load(tmp_path).ntotal == 0
+
+
+@pytest.mark.parametrize("factory", ["IVF8,SQ8", "IVF8,Flat"])
+def test_damage_that_carries_a_valid_sha256_is_never_another_error(factory, built, tmp_path):
+    """Whatever FAISS makes of it: an index that works, or IndexCorrupt."""
+    index, vectors = built("cosine", factory)
+    indexes.save(index, tmp_path)
+    whole = (tmp_path / "index.faiss").read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        content = bytearray(whole)
+        content[rng.integers(0, 300)] ^= 1 << rng.integers(0, 8)
+        content[-rng.integers(1, 9000)] ^= 1 << rng.integers(0, 8)
+        (tmp_path / "index.faiss").write_bytes(content)
+        resign(tmp_path)
+        try:
+            indexes.load(tmp_path, self_queries=100).search(vectors[:2], 1)
+        except IndexCorrupt:
+            refused += 1
+    assert refused > 20

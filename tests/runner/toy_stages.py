@@ -181,6 +181,7 @@ def spawn_doomed(point: int, run: Path, options: Options, **overrides: object):
 def _child(target: Callable[..., None], *arguments: object):
     # forked from a server that has imported torch already and has no threads of a test's
     method = multiprocessing.get_context("forkserver")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # the server's
     method.set_forkserver_preload(["toy_stages"])
     process = method.Process(target=target, args=arguments)
     process.start()

@@ -1,0 +1,54 @@
+# unmemorize. `make help` lists the targets; PYTHON=python3.12 picks another interpreter,
+# NO_VENV=1 uses the current environment as it is.
+
+PYTHON ?= python3
+RUN ?= runs/demo
+
+ifdef NO_VENV
+BIN :=
+PY := $(PYTHON)
+READY :=
+else
+BIN := .venv/bin/
+PY := .venv/bin/python
+READY := .venv/.ready
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint type unit coverage bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## install everything into .venv
+
+.venv/.ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --upgrade pip
+	.venv/bin/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(READY)  ## plant, train, deduplicate, audit, erase, verify, report: about ten minutes
+	$(PY) -m pipeline demo --out $(RUN)
+
+test: lint type unit  ## lint, types and tests
+
+lint: $(READY)  ## ruff
+	$(BIN)ruff check .
+	$(BIN)ruff format --check .
+
+type: $(READY)  ## mypy, strict
+	$(BIN)mypy
+
+unit: $(READY)  ## pytest; the slow tests too
+	$(PY) -m pytest
+
+coverage: $(READY)  ## pytest with branch coverage
+	$(PY) -m pytest --cov --cov-report=term-missing:skip-covered
+
+bench: $(READY)  ## rates of each stage beside its limit, in one run
+	$(PY) -m tests.bench
+
+clean:  ## remove the environment and caches, never a run
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,0 +1,291 @@
+"""What a report says, as values. Every block names the files that its numbers were read from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.detection.intervals import wilson
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`hits` of `n` with the 95 % Wilson interval; the rate of none of none is unknown."""
+
+    hits: int
+    n: int
+    rate: float | None
+    ci_low: float
+    ci_high: float
+
+    @classmethod
+    def of(cls, hits: int, n: int) -> "Rate":
+        """The rate and its interval."""
+        low, high = wilson(hits, n)
+        return cls(hits, n, hits / n if n else None, low, high)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Rows that a stage rejected for one reason, with a few of them: (where, detail)."""
+
+    stage: str
+    reason: str
+    rows: int
+    examples: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Images:
+    """The manifest of the training set."""
+
+    sources: tuple[str, ...]
+    rows: int
+    accepted: int
+    rejected: tuple[Rejection, ...]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One picture of a duplicate group."""
+
+    image_id: int
+    keep: bool
+    reason: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """A duplicate group; `members` may be a few of its `size` pictures, the kept ones first."""
+
+    group_id: int
+    size: int
+    kept: int
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Groups of two pictures or more, and what deduplication drops."""
+
+    sources: tuple[str, ...]
+    images: int
+    groups: int
+    images_in_groups: int
+    kept: int
+    dropped: int
+    largest: int
+    dropped_by_reason: Mapping[str, int]
+    pairs_by_encoder: Mapping[str, int]
+    sizes: tuple[tuple[str, int], ...]
+    shown: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One caption that reproduces something, with its best generation."""
+
+    prompt_id: int
+    caption: str
+    role: str
+    verdict: str
+    n_duplicates: int
+    n_caption_copies: int
+    rate: Rate
+    clique_size: int
+    group_id: int | None
+    image_id: int | None
+    image_group_id: int | None
+    generation_id: int | None
+    seed: int | None
+    similarity: float | None
+    l2: float | None
+    tiled_l2: float | None
+    nearest_ratio: float | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """Captions whose picture has about so many copies: the share of drawings that show it.
+
+    Drawings of one caption are not independent, so `flagged`, the share of captions with a
+    finding, stands beside `drawings`.
+    """
+
+    copies: str
+    captions: int
+    drawings: Rate
+    flagged: Rate | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve of extraction rate against number of copies."""
+
+    name: str
+    sources: tuple[str, ...]
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Training images that at least one generation reproduces: the field's headline count."""
+
+    sources: tuple[str, ...]
+    images: int
+    by_verdict: Mapping[str, int]
+    generations: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was asked of the model, and what it answered."""
+
+    sources: tuple[str, ...]
+    captions: int
+    controls: int
+    generations: int
+    blank: int
+    verdicts: Mapping[str, int]
+    flagged_controls: Rate
+    calibration: tuple[str, ...]
+    thresholds: Mapping[str, float | int | None]
+    sampling: Mapping[str, str | float | int]
+    unet_forwards: int
+    model_fingerprints: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    n_findings: int
+    upper_bound_of_none: float | None
+
+
+@dataclass(frozen=True)
+class Detector:
+    """How well one score parts flagged captions from the others."""
+
+    name: str
+    title: str
+    baseline: bool
+    n: int
+    auc: float | None
+    auc_low: float | None
+    auc_high: float | None
+    tpr: Rate | None
+
+
+@dataclass(frozen=True)
+class DetectorTable:
+    """Detectors against one set of labels."""
+
+    against: str
+    sources: tuple[str, ...]
+    positives: int
+    negatives: int
+    detectors: tuple[Detector, ...]
+
+
+@dataclass(frozen=True)
+class GapPoint:
+    """A caption's noise gap and what it counts as in the figure."""
+
+    kind: str
+    noise_gap: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Captions of one kind, drawn by the model before and after with the same seeds."""
+
+    arm: str
+    attack: str
+    captions: int
+    before: Rate
+    after: Rate
+    displaced: Rate
+    drift: float
+    seed_drift: float | None
+
+
+@dataclass(frozen=True)
+class Method:
+    """One erased model. The verdict is None where it was not verified."""
+
+    name: str
+    settings: Mapping[str, Any]
+    verdict: str | None
+    why: str
+    damaged: bool | None
+    oracle: bool
+    attacks: tuple[str, ...]
+    model_sha256: str | None
+    arms: tuple[Arm, ...]
+
+
+@dataclass(frozen=True)
+class Redraw:
+    """One drawing of a comparison: by which model, and what it shows."""
+
+    method: str
+    key: str
+    verdict: str
+    image_id: int | None
+    tiled_l2: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same caption and seed drawn by each model, the unedited one first."""
+
+    caption: str
+    arm: str
+    seed: int
+    redraws: tuple[Redraw, ...]
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """What each method changed."""
+
+    sources: tuple[str, ...]
+    methods: tuple[Method, ...]
+    comparisons: tuple[Comparison, ...]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The demo's score against what was planted."""
+
+    sources: tuple[str, ...]
+    score: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, or the files of one pattern, that numbers were read from."""
+
+    name: str
+    files: int
+    rows: int | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that a report says. A block is None where its stage did not run."""
+
+    redacted: bool
+    versions: Mapping[str, str]
+    seed: int
+    model: str | None
+    upstream: Mapping[str, str]
+    images: Images | None
+    duplicates: Duplicates | None
+    audit: Audit | None
+    extracted: Extracted | None
+    curve: tuple[Series, ...]
+    detectors: tuple[DetectorTable, ...]
+    noise_gaps: tuple[GapPoint, ...]
+    erasure: Erasure | None
+    demo: Demo | None
+    not_run: tuple[str, ...]
+    limits: tuple[str, ...]
+    files: tuple[Source, ...]

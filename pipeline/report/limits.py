@@ -1,0 +1,81 @@
+"""What a report does not show, said from what was and was not run."""
+
+from collections.abc import Iterator
+
+from pipeline.report.facts import Audit, Erasure, Facts
+
+_SMALL = 100
+
+
+def not_run(facts: Facts) -> tuple[str, ...]:
+    """The blocks that are missing, a sentence each."""
+    missing = (
+        (facts.images, "No training set was scanned."),
+        (facts.duplicates, "No training set was searched for duplicates."),
+        (facts.audit, "No model was audited: no caption was drawn and compared."),
+        (facts.erasure, "Nothing was erased."),
+    )
+    return tuple(sentence for block, sentence in missing if block is None)
+
+
+def limits(facts: Facts) -> tuple[str, ...]:
+    """What the numbers do not say, a sentence each."""
+    found: list[str] = []
+    if facts.audit:
+        found += _audit_limits(facts, facts.audit)
+    if facts.erasure:
+        found += _erasure_limits(facts.erasure)
+    if facts.redacted:
+        found.append(
+            "Captions are replaced by short hashes, which whoever already has a caption can check; "
+            "pictures are reduced to a few blocks of colour."
+        )
+    return tuple(found)
+
+
+def _audit_limits(facts: Facts, audit: Audit) -> Iterator[str]:
+    if any("uncalibrated" in how for how in audit.calibration):
+        yield (
+            "The thresholds are defaults; they were not calibrated on this model and training set, "
+            "so no verdict carries a confidence."
+        )
+    if facts.extracted is None or facts.duplicates is None:
+        yield "No training set was given, so a caption can at most be undecided, never verbatim."
+    yield (
+        f"Only {audit.captions} captions were drawn. A training image that none of them names may "
+        "be memorized too."
+    )
+    if audit.upper_bound_of_none:
+        yield (
+            "A caption none of whose drawings shows a training image may still show it: with the "
+            f"fewest drawings of any caption, at a rate of up to {audit.upper_bound_of_none:.0%} "
+            "(exact 95 % bound)."
+        )
+    yield (
+        "Drawings of one caption are not independent, so intervals over drawings are narrower than "
+        "they should be; the numbers of captions stand beside them."
+    )
+    if not facts.noise_gaps:
+        yield "The captions were not screened, so there is no noise gap to compare."
+    if any(0 < table.negatives < _SMALL for table in facts.detectors):
+        yield (
+            f"With fewer than {_SMALL} negatives, a false positive rate of 1 % means none at all."
+        )
+    if facts.detectors and not facts.demo:
+        yield (
+            "Detectors are scored against our own verdict, made from the same drawings as some: "
+            "that is agreement, not accuracy."
+        )
+
+
+def _erasure_limits(erasure: Erasure) -> Iterator[str]:
+    verified = [method for method in erasure.methods if method.verdict is not None]
+    if len(verified) < len(erasure.methods):
+        yield "At least one erased model was not verified: nothing is known of what it draws."
+    if any(not method.attacks for method in verified):
+        yield (
+            "No attack was run on the erased models. “Suppressed” says that these captions no "
+            "longer draw the pictures, not that the weights have forgotten them."
+        )
+    if any(not method.oracle for method in verified):
+        yield "No model trained without the pictures was there to compare with."

@@ -1,0 +1,141 @@
+"""The page: one HTML file that loads nothing from elsewhere and runs no script.
+
+Every template escapes by default and none turns that off. Captions are made visible first, so that
+neither markup nor control characters of theirs have an effect; pictures are data URIs of
+thumbnails that were encoded here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.report.facts import Comparison, Facts, Finding, Group, Member
+from pipeline.report.pictures import Pictures, data_uri
+from pipeline.report.text import markdown, shorten, visible
+
+_CAPTION = 400
+_STRIP_CAPTION = 160
+FIGURES = {
+    "extraction_by_copies": "Share of drawings that show the picture, by copies in the training set",
+    "erasure_by_arm": "Share of drawings that show the picture, before and after erasure",
+    "noise_gap": "Noise gap of each caption: flagged, duplicated but not flagged, and seen once",
+    "group_sizes": "Number of duplicate groups by their size",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A finding with its pictures; None where one cannot be shown."""
+
+    finding: Finding
+    generated: str | None
+    trained: str | None
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A duplicate group as a row of thumbnails."""
+
+    group: Group
+    caption: str
+    members: tuple[tuple[Member, str | None], ...]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One caption and seed drawn by each model: (model, verdict, picture)."""
+
+    comparison: Comparison
+    trained: str | None
+    drawn: tuple[tuple[str, str, str | None], ...]
+
+
+def render_page(
+    facts: Facts,
+    pictures: Pictures,
+    light: Mapping[str, bytes],
+    dark: Mapping[str, bytes],
+) -> str:
+    """The page as text."""
+    figures = {
+        name: (data_uri(light[name], "png"), data_uri(dark[name], "png"), alt)
+        for name, alt in FIGURES.items()
+        if name in light
+    }
+    values: dict[str, Any] = {
+        "facts": facts,
+        "figures": figures,
+        "cards": _cards(facts, pictures),
+        "strips": _strips(facts, pictures),
+        "sides": _sides(facts, pictures),
+    }
+    template = environment().get_template("index.html.j2")
+    return template.render(**values, unreadable=pictures.unreadable)
+
+
+def environment() -> Environment:
+    """Where templates come from, and what they may call."""
+    made = Environment(
+        loader=PackageLoader("pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters |= {
+        "caption": lambda text: shorten(text, _CAPTION),
+        "visible": visible,
+        "markdown": markdown,
+        "percent": _percent,
+        "number": _number,
+        "count": lambda value: f"{value:,}",
+    }
+    return made
+
+
+def _cards(facts: Facts, pictures: Pictures) -> list[Card]:
+    findings = facts.audit.findings if facts.audit else ()
+    drawn = pictures.generations(f.generation_id for f in findings if f.generation_id is not None)
+    return [
+        Card(f, drawn.get(f.generation_id or 0), pictures.training(f.image_id)) for f in findings
+    ]
+
+
+def _strips(facts: Facts, pictures: Pictures) -> list[Strip]:
+    groups = facts.duplicates.shown if facts.duplicates else ()
+    return [
+        Strip(
+            group,
+            shorten(pictures.caption(group.members[0].image_id), _STRIP_CAPTION),
+            tuple((member, pictures.training(member.image_id)) for member in group.members),
+        )
+        for group in groups
+    ]
+
+
+def _sides(facts: Facts, pictures: Pictures) -> list[Side]:
+    comparisons = facts.erasure.comparisons if facts.erasure else ()
+    drawn = pictures.redraws(redraw.key for c in comparisons for redraw in c.redraws)
+    return [
+        Side(
+            comparison,
+            pictures.training(comparison.redraws[0].image_id),
+            tuple((r.method, r.verdict, drawn.get(r.key)) for r in comparison.redraws),
+        )
+        for comparison in comparisons
+    ]
+
+
+def _percent(value: float | None) -> str:
+    """A share as a percentage; whole above one per cent."""
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if 0 < value < 0.01 else f"{value:.0%}"
+
+
+def _number(value: float | None) -> str:
+    """Three decimals, or a dash."""
+    return "–" if value is None else f"{value:.3f}"
