@@ -76,7 +76,6 @@ def _trained(vectors: AnyVectors, metric: Metric, factory: str, seed: int) -> An
         index = faiss.IndexIDMap2(inner)
         if isinstance(inner_index(index), faiss.IndexIVF):
             inner.cp.seed = seed
-            inner.cp.spherical = metric == "cosine"
         inner.train(vectors)
     except (RuntimeError, VectorError) as error:
         reason = str(error).strip().splitlines()[-1]

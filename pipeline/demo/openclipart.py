@@ -73,7 +73,9 @@ NOT_A_NAME = frozenset(
         "sexy",
     ]
 )
-UNWANTED = re.compile(r"sexy|nude|naked|pin-?up|logo|linked|openoffice", re.IGNORECASE)
+UNWANTED = re.compile(
+    r"sexy|nude|naked|pin-?up|logo|linked|openoffice|bad_guy|missis+ip+i", re.IGNORECASE
+)
 PUBLIC_DOMAIN = re.compile(r'cc:license\s+rdf:resource="[^"]*public ?domain"', re.IGNORECASE)
 COMMON_TITLE = 4  # a title on more drawings than this names a collection or its author
 PIXEL_CAP = 40_000_000

@@ -1,9 +1,10 @@
 """A training set whose duplicates are known: the shipped pictures, some of them planted k times.
 
 A planted copy is what re-uploads look like: another JPEG quality, and shifted or cropped by at most
-MAX_MOVE of 128 px (a quarter of a pixel at 32 px, where the demo model sees it: drawings have hard
-edges, and half a pixel already is an RMS of 0.13). Half of the pictures of a level carry one caption,
-half carry three rewordings in equal parts. Every other picture is there once, with its natural copies.
+MAX_MOVE of 128 px, a quarter of a pixel at the 32 px that the demo model sees. (Drawings have hard
+edges: half a pixel is an RMS of 0.13 there.) Half of the pictures of a level carry one caption,
+half carry three rewordings in equal parts. Every other picture is there once, with its natural
+copies.
 """
 
 from collections import Counter

@@ -156,7 +156,7 @@ def decode(picture: bytes) -> Image.Image:
 def thumbnail(picture: Image.Image, side: int = 32) -> npt.NDArray[np.float32]:
     """(side, side, 3) RGB on [0, 1], each pixel the mean of what it covers."""
     small = picture.resize((side, side), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32) / 255
+    return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
 def rms_distances(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -165,4 +165,5 @@ def rms_distances(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     squares = np.square(flat).sum(axis=1)
     squared: npt.NDArray[np.float64] = squares[:, None] + squares - 2 * flat @ flat.T
     np.fill_diagonal(squared, 0)
-    return np.sqrt(np.maximum(squared, 0) / flat.shape[1])
+    distances: npt.NDArray[np.float64] = np.sqrt(np.maximum(squared, 0) / flat.shape[1])
+    return distances

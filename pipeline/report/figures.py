@@ -95,12 +95,11 @@ def _noise_gap(facts: Facts, theme: Theme) -> Figure:
         values = np.sort(found[kind])
         steps = np.arange(len(values)) * _GOLDEN % 1  # an even spread, the same every time
         colour = theme.series[list(_KINDS).index(kind)]
-        style = {"s": 16, "color": colour, "alpha": 0.75, "linewidths": 0}
-        axes.scatter(values, row + 0.5 * (steps - 0.5), **style)
+        heights = row + 0.5 * (steps - 0.5)
+        axes.scatter(values, heights, s=16, color=colour, alpha=0.75, linewidths=0)
         middle = float(np.median(values))
         axes.plot([middle, middle], [row - 0.34, row + 0.34], color=theme.ink, linewidth=1.6)
-        place = {"ha": "center", "va": "bottom", "fontsize": 8}
-        axes.annotate(f"median {middle:.3g}", (middle, row + 0.35), **place)
+        axes.text(middle, row + 0.35, f"median {middle:.3g}", ha="center", fontsize=8)
     axes.set_yticks(range(len(kinds)), [f"{_KINDS[k]}\nn = {len(found[k])}" for k in kinds])
     axes.set_ylim(-0.6, len(kinds) - 0.25)
     axes.set_xlabel("noise gap at the first sampling step: |noise with the caption - without it|")
@@ -193,7 +192,7 @@ def _colour(series: Series, number: int, theme: Theme) -> str:
 
 
 def _percent(rate: Rate) -> str:
-    return "" if rate.rate is None else f"{rate.rate:.0%}"
+    return "" if rate.rate is None else f"{100 * rate.rate:.0f} %"
 
 
 def _rate_axis(axes: Axes, label: str) -> None:

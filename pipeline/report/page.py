@@ -18,7 +18,7 @@ from pipeline.report.text import markdown, shorten, visible
 _CAPTION = 400
 _STRIP_CAPTION = 160
 FIGURES = {
-    "extraction_by_copies": "Share of drawings that show the picture, by copies in the training set",
+    "extraction_by_copies": "Share of drawings that show the picture, by copies of the picture",
     "erasure_by_arm": "Share of drawings that show the picture, before and after erasure",
     "noise_gap": "Noise gap of each caption: flagged, duplicated but not flagged, and seen once",
     "group_sizes": "Number of duplicate groups by their size",
@@ -133,7 +133,8 @@ def _percent(value: float | None) -> str:
     """A share as a percentage; whole above one per cent."""
     if value is None:
         return "–"
-    return f"{value:.1%}" if 0 < value < 0.01 else f"{value:.0%}"
+    digits = 1 if 0 < value < 0.01 else 0
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def _number(value: float | None) -> str:

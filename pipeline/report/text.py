@@ -12,8 +12,6 @@ from markupsafe import Markup
 
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # part of ordinary words in Persian and Hindi, and of emoji
-_PICTURES = 0x2400  # Unicode's own pictures of the control characters
-_DELETE = 0x7F
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
 _MARKDOWN = frozenset("\\`*_{}[]()#+-.!~:@$='\"/")
 
@@ -41,14 +39,8 @@ def markdown(text: str) -> Markup:
 
 
 def _sign(character: str) -> str:
-    code = ord(character)
-    if code < 0x20:
-        return chr(_PICTURES + code)
-    if code == _DELETE:
-        return "\N{SYMBOL FOR DELETE}"
-    if unicodedata.category(character) in _UNSEEN and character not in _JOINERS:
-        return f"‹U+{code:04X}›"
-    return character
+    unseen = unicodedata.category(character) in _UNSEEN and character not in _JOINERS
+    return f"‹U+{ord(character):04X}›" if unseen else character
 
 
 def _plain(character: str) -> str:

@@ -60,4 +60,10 @@ def _training_images(context: Context) -> TrainingImages | None:
         return None
 
 
-STAGE = Stage(REPORT, 1, ("report", "verdict", "train", "findings", "erased"), plan, run)
+STAGE = Stage(
+    REPORT,
+    1,
+    ("report", "scan", "dataset", "model", "verdict", "train", "findings", "erased"),
+    plan,
+    run,
+)

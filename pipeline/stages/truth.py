@@ -32,7 +32,6 @@ MIN_SSIM = 0.6
 MAX_RATIO = 0.5
 _CAPTIONS_PER_PART = 16
 _SHORTLIST = 24
-_KERNEL = 7
 
 Row = dict[str, Any]
 Pictures = npt.NDArray[np.uint8]
@@ -89,9 +88,7 @@ def similarities(picture: Pictures, originals: Pictures, own: int) -> tuple[floa
     chosen = np.stack([originals[i] for i in (own, *nearest)])
     targets = torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 255
     drawn = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
-    values = ssim(
-        drawn.expand_as(targets), targets, reduction="none", data_range=1.0, kernel_size=_KERNEL
-    )
+    values = ssim(drawn.expand_as(targets), targets, reduction="none", data_range=1.0)
     return float(values[0]), float(values[1:].max())
 
 

@@ -24,3 +24,17 @@ def test_a_hamming_bound_is_inclusive(bits):
     index.add(np.packbits(np.tri(257, 256, -1, dtype=np.uint8), axis=1))
     _, labels = within(index, np.zeros((1, 32), np.uint8), bits, "hamming")
     assert sorted(labels) == list(range(bits + 1))
+
+
+def test_no_near_pair_is_lost_where_squared_norms_cancel():
+    """Points 500 from the origin and some hundredths apart: |x|^2 - 2xy + |y|^2 is mostly noise."""
+    rng = np.random.default_rng(0)
+    points = (rng.normal(size=20) * 100 + rng.normal(size=(60, 20)) * 0.01).astype(np.float32)
+    gaps = points[:, None].astype(np.float64) - points[None].astype(np.float64)
+    true = np.sqrt((gaps**2).sum(2))
+    index = faiss.IndexFlatL2(20)
+    index.add(points)
+    for threshold in (0.03, 0.05, 0.06):
+        rows, labels = within(index, points, threshold, "l2")
+        found = set(zip(rows.tolist(), labels.tolist(), strict=True))
+        assert found >= {(a, b) for a, b in np.argwhere(true <= threshold).tolist()}

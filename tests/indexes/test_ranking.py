@@ -29,6 +29,27 @@ def test_order_is_that_of_the_exact_scores_whatever_the_search_says(clusters):
             assert np.array_equal(score, exact[expected].astype(np.float32))
 
 
+def test_l2_order_where_squared_norms_cancel():
+    rng = np.random.default_rng(1)
+    points = (rng.normal(size=20) * 100 + rng.normal(size=(400, 20)) * 0.01).astype(np.float32)
+
+    def cancelling(some, width):
+        squares = (some**2).sum(1)[:, None] + (points**2).sum(1) - 2 * some @ points.T
+        order = np.argsort(squares, axis=1)[:, :width]
+        missing = np.full((len(some), max(0, width - 400)), -1)
+        scores = np.take_along_axis(squares, order, 1)
+        return np.hstack([scores, missing + np.inf]), np.hstack([order, missing])
+
+    def rescore(some, query_rows, rows):
+        return score_rows("l2", some, points, query_rows, rows)
+
+    scores, rows = top_k(points[:20], 3, "l2", cancelling, rescore)
+    gaps = points[:20, None].astype(np.float64) - points[None].astype(np.float64)
+    true = np.round(np.sqrt((gaps**2).sum(2)), 6)
+    assert np.array_equal(rows, np.argsort(true, axis=1, kind="stable")[:, :3])
+    assert np.array_equal(scores, np.sort(true, axis=1)[:, :3].astype(np.float32))
+
+
 def test_an_endless_tie_is_cut():
     asked = []
 

@@ -45,6 +45,7 @@ def test_a_receipt_reads_back_as_it_was_written(tmp_path_factory, fields, output
     assert read_receipt(receipt_path(run, "count", "x")) == receipt
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_make_reading_fail(data):
     with tempfile.TemporaryDirectory() as folder:

@@ -11,13 +11,16 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import torch
+from distributed import Client, get_worker
 
 from pipeline.config import RunConfig, make_config
 from pipeline.errors import UnmemorizeError
@@ -254,3 +257,53 @@ def listening(process: psutil.Process) -> set[str]:
             continue
         addresses |= {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
     return addresses
+
+
+# --- a cluster of the user's ---------------------------------------------------------------------
+
+
+def run_where(part: Part, context: Context) -> Outcome:
+    """Write down the worker that runs the part, its process, and from when to when."""
+    started = time.time()
+    time.sleep(0.3)
+    row = [get_worker().name, os.getpid(), started, time.time()]
+    output = f"where/{part.name}.json"
+    write_bytes(context.path(output), json.dumps(row).encode())
+    return Outcome((output,), 1, 1)
+
+
+WHERE = Stage("where", 1, (), plan_count, run_where)
+ON_DEVICE = dataclasses.replace(WHERE, name="device", on_device=True)
+
+
+@contextmanager
+def user_cluster(folder: Path, *workers: Sequence[str]) -> Iterator[tuple[str, subprocess.Popen]]:
+    """`dask scheduler` and `dask worker`s with these options; yields address and scheduler."""
+    path = os.pathsep.join(path for path in sys.path if path)
+    environment = os.environ | {"PYTHONPATH": path}
+    started: list[subprocess.Popen] = []
+
+    def start(tool: str, *options: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{tool}", *options]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        started.append(subprocess.Popen(command, env=environment, cwd=folder, **quiet))
+        return started[-1]
+
+    about = folder / "scheduler.json"
+    loopback = ("--host", "127.0.0.1")
+    scheduler = start(
+        "scheduler", *loopback, "--port", "0", "--no-dashboard", "--scheduler-file", str(about)
+    )
+    try:
+        await_file(about)
+        address = json.loads(about.read_text())["address"]
+        for options in workers:
+            start("worker", address, *loopback, "--no-dashboard", *options)
+        with Client(address, set_as_default=False) as client:
+            await_true(lambda: len(client.scheduler_info(n_workers=-1)["workers"]) == len(workers))
+        yield address, scheduler
+    finally:
+        for process in reversed(started):
+            process.terminate()
+        for process in started:
+            process.wait(30)
