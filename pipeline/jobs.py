@@ -44,4 +44,8 @@ def run_job(job: Job, progress: Progress | None = None) -> Summary:
     """Run a job in its folder; see run_stages for what it raises."""
     write_run(job.out, job.config)
     context = Context(job.out, job.config)
-    return run_stages(job.stages, context, job.options, progress or ConsoleProgress())
+    shown = progress or ConsoleProgress()
+    try:
+        return run_stages(job.stages, context, job.options, shown)
+    finally:
+        shown.close()

@@ -70,6 +70,7 @@ def load_pipeline(folder: Path, *, device: str, dtype: torch.dtype) -> Any:
     from diffusers import DiffusionPipeline  # noqa: PLC0415  slow to import, and not always needed
 
     check_folder(folder)
+    _quiet_libraries()
     index = _read_json(folder / "model_index.json")
     try:
         pipe = DiffusionPipeline.from_pretrained(
@@ -90,6 +91,16 @@ def load_pipeline(folder: Path, *, device: str, dtype: torch.dtype) -> Any:
             require_finite(module, f"{folder}/{name}")
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+
+def _quiet_libraries() -> None:
+    """No progress bars and advice of libraries between the lines of our own."""
+    import diffusers  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
 
 
 def require_finite(module: torch.nn.Module, where: str) -> None:

@@ -19,7 +19,10 @@ _PAGE_ONLY = (("duplicates", "shown"), ("erasure", "comparisons"), ("noise_gaps"
 
 
 def collect(context: Context) -> Facts:
-    """Read what there is; a block whose stage did not run is None, and `not_run` says so."""
+    """Read what there is; a block whose stage did not run is None, and `not_run` says so.
+
+    `files` is left empty: digests take a pass over every file.
+    """
     sources = Sources(context)
     findings = read_findings(sources)
     score = sources.json("score.json")
@@ -42,7 +45,7 @@ def collect(context: Context) -> Facts:
         demo=Demo(sources.labels("score.json", "scored.parquet"), score) if score else None,
         not_run=(),
         limits=(),
-        files=sources.digests(),
+        files=(),
     )
     return replace(facts, not_run=not_run(facts), limits=limits(facts))
 

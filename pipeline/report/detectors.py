@@ -81,8 +81,9 @@ def auc_interval(estimate: float, positives: int, negatives: int) -> tuple[float
         half = _Z * sqrt(max(t * (1 - t), 0.0) * spread / (positives * negatives))
         return abs(t - estimate) - half
 
-    low = brentq(excess, 0.0, estimate) if excess(0.0) > 0 else 0.0
-    high = brentq(excess, estimate, 1.0) if excess(1.0) > 0 else 1.0
+    inside = 1e-9  # the estimate itself is a root where it is 0 or 1
+    low = brentq(excess, 0.0, estimate - inside) if estimate > inside else 0.0
+    high = brentq(excess, estimate + inside, 1.0) if estimate < 1 - inside else 1.0
     return float(low), float(high)
 
 

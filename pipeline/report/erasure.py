@@ -27,7 +27,7 @@ def erasure(sources: Sources) -> Erasure | None:
     records = {path.parent.name: read_json(path) for p in _RECORDS for path in sources.find(p)}
     said = sources.json("verification.json").get("methods", {})
     rows = _verification(sources)
-    names = list(dict.fromkeys([*said, *sorted(records)]))
+    names = sorted({*said, *records})
     if not names:
         return None
     methods = tuple(_method(name, records.get(name, {}), said.get(name), rows) for name in names)
@@ -47,7 +47,7 @@ def curves_after(sources: Sources, findings: list[Row]) -> tuple[Series, ...]:
     labels = sources.labels(_VERIFICATION, "findings.parquet")
     return tuple(
         Series(method, labels, tuple(_point(b, found[b]) for b in bin_labels(found)))
-        for method, found in binned.items()
+        for method, found in sorted(binned.items())
     )
 
 
@@ -128,11 +128,7 @@ def _comparisons(sources: Sources) -> tuple[Comparison, ...]:
         )
         chosen = [c for c in map(_clearest, (by_place[arm, c] for c in captions)) if c]
         for drawn in chosen[:wanted]:
-            base = drawn[BASE]
-            caption = short_hash(base["caption"]) if redact else base["caption"]
-            models = [BASE, *sorted(set(drawn) - {BASE})]
-            redraws = tuple(_redraw(drawn[model]) for model in models)
-            shown.append(Comparison(caption, arm, base["seed"], redraws))
+            shown.append(_comparison(arm, drawn, redact=redact))
     return tuple(shown)
 
 
@@ -143,5 +139,10 @@ def _clearest(numbers: dict[int, dict[str, Row]]) -> dict[str, Row] | None:
     return next(iter([*hits, *drawn]), None)
 
 
-def _redraw(row: Row) -> Redraw:
-    return Redraw(row["method"], row["key"], row["verdict"], row["image_id"], row["tiled_l2"])
+def _comparison(arm: str, drawn: dict[str, Row], *, redact: bool) -> Comparison:
+    base = drawn[BASE]
+    caption = short_hash(base["caption"]) if redact else base["caption"]
+    ranked = [drawn[model] for model in (BASE, *sorted(set(drawn) - {BASE}))]
+    redraws = tuple(Redraw(row["method"], row["key"], row["verdict"]) for row in ranked)
+    image_id = base["image_id"] if base["image_id"] is not None else base["target_group"]
+    return Comparison(caption, arm, base["seed"], image_id, redraws)

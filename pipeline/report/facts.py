@@ -227,17 +227,19 @@ class Redraw:
     method: str
     key: str
     verdict: str
-    image_id: int | None
-    tiled_l2: float | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same caption and seed drawn by each model, the unedited one first."""
+    """The same caption and seed drawn by each model, the unedited one first.
+
+    `image_id` is the training picture: the one that was drawn, else one of the caption's group.
+    """
 
     caption: str
     arm: str
     seed: int
+    image_id: int | None
     redraws: tuple[Redraw, ...]
 
 

@@ -42,7 +42,7 @@ def draw_all(facts: Facts, theme: Theme) -> dict[str, bytes]:
 def _extraction_by_copies(facts: Facts, theme: Theme) -> Figure:
     labels = bin_labels({p.copies for series in facts.curve for p in series.points})
     place = {label: x for x, label in enumerate(labels)}
-    figure, axes = make_axes(theme, height=3.9)
+    figure, axes = make_axes(theme, height=4.1)
     for number, series in enumerate(facts.curve):
         colour, offset = (
             _colour(series, number, theme),
@@ -60,7 +60,7 @@ def _extraction_by_copies(facts: Facts, theme: Theme) -> Figure:
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.set_xlabel("copies of the picture in the training set")
     _rate_axis(axes, "share of drawings that show it")
-    axes.legend(loc="upper left", frameon=False)
+    figure.legend(loc="outside upper left", frameon=False, ncols=2 if len(facts.curve) > 2 else 3)
     return figure
 
 
@@ -98,8 +98,8 @@ def _noise_gap(facts: Facts, theme: Theme) -> Figure:
         heights = row + 0.5 * (steps - 0.5)
         axes.scatter(values, heights, s=16, color=colour, alpha=0.75, linewidths=0)
         middle = float(np.median(values))
-        axes.plot([middle, middle], [row - 0.34, row + 0.34], color=theme.ink, linewidth=1.6)
-        axes.text(middle, row + 0.35, f"median {middle:.3g}", ha="center", fontsize=8)
+        axes.plot([middle, middle], [row - 0.3, row + 0.3], color=theme.ink, linewidth=1.6)
+        axes.text(middle, row + 0.38, f"median {middle:.3g}", ha="center", fontsize=8)
     axes.set_yticks(range(len(kinds)), [f"{_KINDS[k]}\nn = {len(found[k])}" for k in kinds])
     axes.set_ylim(-0.6, len(kinds) - 0.25)
     axes.set_xlabel("noise gap at the first sampling step: |noise with the caption - without it|")
@@ -108,7 +108,7 @@ def _noise_gap(facts: Facts, theme: Theme) -> Figure:
 
 def _group_sizes(facts: Facts, theme: Theme) -> Figure:
     sizes = facts.duplicates.sizes if facts.duplicates else ()
-    figure, axes = make_axes(theme, height=2.7)
+    figure, axes = make_axes(theme, height=2.3)
     counts = [count for _, count in sizes]
     bars = axes.bar(range(len(sizes)), counts, width=0.72, color=theme.series[0])
     axes.bar_label(bars, [f"{count:,}" for count in counts], padding=2, color=theme.ink)

@@ -17,9 +17,11 @@ from pipeline.report.text import markdown, shorten, visible
 
 _CAPTION = 400
 _STRIP_CAPTION = 160
+_CARDS_OPEN = 12
+_STRIPS_OPEN = 10
 FIGURES = {
-    "extraction_by_copies": "Share of drawings that show the picture, by copies of the picture",
-    "erasure_by_arm": "Share of drawings that show the picture, before and after erasure",
+    "extraction_by_copies": "Drawings that show the picture, by its copies; bars: 95 % intervals",
+    "erasure_by_arm": "Drawings that show the picture, before and after; bars: 95 % intervals",
     "noise_gap": "Noise gap of each caption: flagged, duplicated but not flagged, and seen once",
     "group_sizes": "Number of duplicate groups by their size",
 }
@@ -67,8 +69,8 @@ def render_page(
     values: dict[str, Any] = {
         "facts": facts,
         "figures": figures,
-        "cards": _cards(facts, pictures),
-        "strips": _strips(facts, pictures),
+        "cards": _folded(_cards(facts, pictures), _CARDS_OPEN),
+        "strips": _folded(_strips(facts, pictures), _STRIPS_OPEN),
         "sides": _sides(facts, pictures),
     }
     template = environment().get_template("index.html.j2")
@@ -94,6 +96,11 @@ def environment() -> Environment:
         "count": lambda value: f"{value:,}",
     }
     return made
+
+
+def _folded(items: list[Any], opened: int) -> tuple[list[Any], list[Any]]:
+    """What is seen at once, and what is behind a fold."""
+    return items[:opened], items[opened:]
 
 
 def _cards(facts: Facts, pictures: Pictures) -> list[Card]:
@@ -122,7 +129,7 @@ def _sides(facts: Facts, pictures: Pictures) -> list[Side]:
     return [
         Side(
             comparison,
-            pictures.training(comparison.redraws[0].image_id),
+            pictures.training(comparison.image_id),
             tuple((r.method, r.verdict, drawn.get(r.key)) for r in comparison.redraws),
         )
         for comparison in comparisons

@@ -10,6 +10,7 @@ lost scheduler raise CancelledError, which is no Exception.
 
 import contextlib
 import ipaddress
+import signal
 import time
 import warnings
 from asyncio import CancelledError
@@ -51,7 +52,8 @@ class ClusterExecutor:
 
     def __enter__(self) -> "ClusterExecutor":
         if self._settings.scheduler is None:
-            self._cluster = _local_cluster(self._settings)
+            with _interrupts_held_back():
+                self._cluster = _local_cluster(self._settings)
             address = self._cluster.scheduler_address
         else:
             address = self._settings.scheduler
@@ -137,7 +139,7 @@ class ClusterExecutor:
     def _landed(self, flights: Sequence[_Flight]) -> list[_Flight]:
         """The flights that ended, whose worker died, or whose time is over."""
         if flights:
-            with contextlib.suppress(TimeoutError):
+            with self._require_client().as_current(), contextlib.suppress(TimeoutError):
                 wait([f.future for f in flights], timeout=_POLL_S, return_when="FIRST_COMPLETED")
         alive = self._workers()
         return [f for f in flights if f.future.done() or f.worker not in alive or self._late(f)]
@@ -234,6 +236,19 @@ def required_resources(stage: Stage, context: Context) -> dict[str, float]:
         return configured
     on_gpu = stage.on_device and context.config.model.device.startswith("cuda")
     return {"GPU": 1.0} if on_gpu else {}
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Threads and processes started meanwhile get no SIGINT, ever; this thread gets it afterwards.
+
+    A terminal sends it to workers, too, and a worker that dies of it takes its running part along.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _local_cluster(settings: Runner) -> LocalCluster:

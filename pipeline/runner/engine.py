@@ -80,10 +80,10 @@ def run_stages(
     with (
         full_disk_named(context.run),
         _lock(context.run),
+        _swept(context.run),
         _interruptible() as stopping,
         _executor(context) as executor,
     ):
-        sweep(context.run)
         digests = DigestCache(
             context.run / receipts.FOLDER / "digests.json", verify=options.verify_inputs
         )
@@ -240,6 +240,16 @@ def _lock(run: Path) -> Iterator[None]:
         except OSError as error:
             raise OutputExists(f"{run}: another command is running in this folder") from error
         yield
+
+
+@contextmanager
+def _swept(run: Path) -> Iterator[None]:
+    """Remove what killed commands left, and then what workers left that died in this one."""
+    sweep(run)
+    try:
+        yield
+    finally:
+        sweep(run)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What a person sees while a run goes on: a live bar, or a plain line a minute."""
 
-import time
+import threading
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -29,6 +29,9 @@ class Progress(Protocol):
     ) -> None:
         """A stage ended with rows (in, out)."""
 
+    def close(self) -> None:
+        """Nothing more comes."""
+
 
 class ConsoleProgress:
     """A rich bar on a terminal; elsewhere a line when a stage ends, and one a minute between."""
@@ -39,27 +42,26 @@ class ConsoleProgress:
         self._task: TaskID | None = None
         self._parts = self._done = 0
         self._stage = ""
-        self._last = 0.0
+        self._ended = threading.Event()
 
     def start(self, stage: str, parts: int, done: int) -> None:
         """Show the stage."""
         self._stage, self._parts, self._done = stage, parts, done
-        self._last = time.monotonic()
         if self._console.is_terminal:
             columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn())
             self._bar = Bar(*columns, TimeElapsedColumn(), console=self._console, transient=True)
             self._bar.start()
             self._task = self._bar.add_task(stage, total=parts, completed=done)
+        else:
+            self._ended = threading.Event()
+            threading.Thread(target=self._beat, args=(self._ended,), daemon=True).start()
 
     def advance(self, part: str, *, failed: bool) -> None:
-        """Move the bar, or print the minute's line."""
+        """Move the bar."""
         del part, failed
         self._done += 1
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task)
-        elif time.monotonic() - self._last >= _PLAIN_EVERY_S:
-            self._last = time.monotonic()
-            self._print(f"{self._stage}: {self._done} of {self._parts} parts")
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
@@ -69,13 +71,22 @@ class ConsoleProgress:
         self, stage: str, rows: tuple[int, int], rejected: Mapping[str, int], seconds: float
     ) -> None:
         """Print the stage's line: rows, rejected by reason, time."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self.close()
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
         out = f"{rows[1]} rows" if rows[0] == rows[1] else f"{rows[0]} rows in, {rows[1]} out"
         lost = f"; rejected: {counts}" if counts else ""
         self._print(f"{stage:<9} {out}{lost}  [{seconds:.1f} s]")
+
+    def close(self) -> None:
+        """Take the bar away, also where a stage ended in an error."""
+        self._ended.set()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _beat(self, ended: threading.Event) -> None:
+        while not ended.wait(_PLAIN_EVERY_S):
+            self._print(f"{self._stage}: {self._done} of {self._parts} parts")
 
     def _print(self, text: str) -> None:
         plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
@@ -101,4 +112,7 @@ class SilentProgress:
     def finish(
         self, stage: str, rows: tuple[int, int], rejected: Mapping[str, int], seconds: float
     ) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
         """Nothing."""

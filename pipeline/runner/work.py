@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from indexes import VectorError
+from pipeline.detection.errors import MeasureError
 from pipeline.errors import DiskFull, ResumeError, UnmemorizeError
 from pipeline.generation.seeds import hash63
 from pipeline.io.atomic import is_disk_full
@@ -112,7 +114,7 @@ def is_fatal(error: BaseException) -> bool:
 
 def failure(error: BaseException, attempts: int) -> Failure:
     """Describe the last error of a part."""
-    known = isinstance(error, UnmemorizeError)
+    known = isinstance(error, UnmemorizeError | VectorError | MeasureError)
     message = str(error) if known else f"{type(error).__name__}: {error}"
     line = " ".join(message.split()) or type(error).__name__
     return Failure(line[:500], "".join(traceback.format_exception(error)), attempts)

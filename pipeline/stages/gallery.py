@@ -46,13 +46,14 @@ def open_gallery(context: Context) -> "Gallery":
     """The gallery of a run's training set, opened once a process."""
     config = context.config if context.config.train is None else read_run_config(context.train)
     digest = sha256_file(context.train / DUPLICATES)
-    return _open(context.train.resolve(), config, context.config.match, digest)
+    match = context.config.match
+    return _open(context.train.resolve(), config.model_dump_json(), match, digest)
 
 
 @lru_cache(maxsize=2)
-def _open(run: Path, config: RunConfig, match: MatchConfig, digest: str) -> "Gallery":
+def _open(run: Path, config: str, match: MatchConfig, digest: str) -> "Gallery":
     del digest  # a key only: another training set in the same folder is another gallery
-    return Gallery(run, config, match)
+    return Gallery(run, RunConfig.model_validate_json(config), match)
 
 
 class Gallery:

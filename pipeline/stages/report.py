@@ -5,6 +5,7 @@ number that is not in a table is not in the report.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import MissingInput
@@ -32,8 +33,9 @@ def plan(context: Context) -> list[Part]:
 
 def run(part: Part, context: Context) -> Outcome:
     """Write the report's folder."""
-    facts = collect(context)
-    pictures = Pictures(Sources(context), _training_images(context))
+    sources = Sources(context)
+    facts = replace(collect(context), files=sources.digests())
+    pictures = Pictures(sources, _training_images(context))
     light, dark = draw_all(facts, LIGHT), draw_all(facts, DARK)
     texts = {
         "index.html": render_page(facts, pictures, light, dark),

@@ -257,7 +257,7 @@ def test_damage_that_carries_a_valid_sha256_is_never_another_error(factory, buil
     whole = (tmp_path / "index.faiss").read_bytes()
     rng = np.random.default_rng(0)
     refused = 0
-    for _ in range(150):
+    for _ in range(60):
         content = bytearray(whole)
         for at in (rng.integers(0, len(whole)), rng.integers(0, rng.choice([300, len(whole)]))):
             content[at] ^= 1 << rng.integers(0, 8)
@@ -267,4 +267,4 @@ def test_damage_that_carries_a_valid_sha256_is_never_another_error(factory, buil
             indexes.load(tmp_path).search(vectors[:2], 1)
         except IndexCorrupt:
             refused += 1
-    assert refused > 20
+    assert refused > 10

@@ -1,6 +1,7 @@
 """What a person sees, and what hostile names cannot make a terminal do."""
 
 import io
+import time
 import unicodedata
 
 import pytest
@@ -55,16 +56,22 @@ def test_a_long_line_is_not_broken():
     assert shown(notes=["word " * 60]).split("\n")[0].count("word") == 60
 
 
-def test_between_stages_a_line_a_minute(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("pipeline.runner.progress.time.monotonic", lambda: now[0])
+def test_a_long_part_does_not_look_like_a_hang(monkeypatch):
+    """A line a minute, also while no part ends; none once the stage has."""
+    monkeypatch.setattr("pipeline.runner.progress._PLAIN_EVERY_S", 0.02)
     stream = io.StringIO()
     progress = ConsoleProgress(Console(file=stream, force_terminal=False))
     progress.start("count", 100, 10)
-    for _ in range(5):
-        now[0] += 25
-        progress.advance("x", failed=False)
-    assert stream.getvalue().splitlines() == ["count: 13 of 100 parts"]
+    progress.advance("x", failed=False)
+    deadline = time.monotonic() + 10
+    while stream.getvalue().count("count: 11 of 100 parts") < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert stream.getvalue().count("count: 11 of 100 parts") >= 2
+    progress.close()
+    time.sleep(0.05)
+    length = len(stream.getvalue())
+    time.sleep(0.1)
+    assert len(stream.getvalue()) == length
 
 
 def test_the_bar_of_a_terminal_goes_and_its_cursor_comes_back():

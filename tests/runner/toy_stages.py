@@ -9,7 +9,6 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 from distributed import Client, get_worker
@@ -64,7 +64,7 @@ def run_count(part: Part, context: Context) -> Outcome:
         folder.mkdir()
         (folder / "first.txt").write_text(text[:3])
         misbehave(text, source)
-        (folder / "drawn.txt").write_text(f"{random.random()} {torch.rand(1).item()}")
+        (folder / "drawn.txt").write_text(f"{np.random.rand()} {torch.rand(1).item()}")
     lines = text.splitlines()
     short = [line for line in lines if len(line) <= context.config.scan.max_caption_chars]
     words = sum(len(line.split()) for line in short)
@@ -106,7 +106,7 @@ def misbehave(text: str, source: Path) -> None:
         os._exit(7)
     if verb == "refuse":
         raise UnmemorizeError("cannot be used")
-    if verb == "hang":
+    if verb == "hang" or (verb == "hang-once" and first):
         time.sleep(3600)
     if verb == "wait":
         await_file(source.with_suffix(".go"))
