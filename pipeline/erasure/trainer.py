@@ -51,10 +51,10 @@ class Settings:
     method: str = "esd"
     parameters: str = "x"
     eta: float = 1.0
-    iterations: int = 50
+    iterations: int = 80
     learning_rate: float = 3e-4
     batch: int = 32
-    retain_weight: float = 1.0
+    retain_weight: float = 10.0
     erase_unconditional: bool = False
     trajectories: str = "frozen"
     trajectories_each: int = 8
@@ -101,6 +101,8 @@ def erase(
 ) -> Report:
     """Teach `model`, in place, not to draw the targets; the same weights for the same seed.
 
+    `retain_captions` should hold memorized captions that are to stay, and a few dozen others: a
+    retain set of ordinary captions alone lets other memorized pictures go too.
     `on_step` is called after every iteration with its number, from 1, and its losses. Raises
     ConfigError without targets, ModelError for half-precision weights or a diverged loss,
     InputError where a target lacks the picture that the method needs.

@@ -41,7 +41,8 @@ def plan(context: Context) -> list[Part]:
         for name in list_image_parts(context.run):
             files = [p for p in (shards[name].path, shards[name].metadata) if p.is_file()]
             inputs = tuple(relative(path, context.run) for path in files)
-            parts.append(Part(name, (image_part(name), REKEYED, DUPLICATES, *inputs)))
+            params = {"shard": shards[name].name}
+            parts.append(Part(name, (image_part(name), REKEYED, DUPLICATES, *inputs), params))
     return parts
 
 
@@ -90,8 +91,8 @@ def _write_shard(part: Part, context: Context) -> Outcome:
     table = read_table(context.path(DUPLICATES), schemas.DUPLICATES, columns=["image_id", "keep"])
     kept_ids = set(table.filter(table["keep"])["image_id"].to_pylist())
     kept = {row["key"] for row in rows if row["image_id"] in kept_ids}
-    source = Shard(int(part.name), part.name, context.path(part.inputs[3]))
-    name = source.path.stem
+    name = part.params["shard"]  # unique in the run, which the file's own name need not be
+    source = Shard(int(part.name), name, context.path(part.inputs[3]))
     target = context.path(f"export/shards/{name}.tar")
     write_shard(target, _samples(source, kept))
     outputs = [f"export/shards/{name}.tar", f"export/shards/{name}_stats.json"]

@@ -61,7 +61,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(model, targ
 def test_the_edited_prediction_moves_to_the_target_and_the_loss_falls(model, targets, method):
     frozen = copy.deepcopy(model)
     settings = Settings(
-        parameters="full", iterations=60, batch=8, learning_rate=1e-3, steps=4, **ALONE, **method
+        parameters="full", iterations=40, batch=8, learning_rate=2e-3, steps=4, **ALONE, **method
     )
     report = erase(model, targets, [], settings)
     erase_losses = [losses.erase for losses in report.losses]
@@ -83,7 +83,7 @@ def test_retaining_keeps_other_captions_closer_to_the_frozen_model(model, target
         edited = copy.deepcopy(model)
         settings = Settings(
             parameters="full",
-            iterations=40,
+            iterations=25,
             batch=8,
             learning_rate=1e-3,
             steps=4,
@@ -171,7 +171,7 @@ def test_erasing_the_empty_prompt_too_teaches_it(model, targets):
         edited = copy.deepcopy(model)
         settings = Settings(
             erase_unconditional=flag,
-            iterations=40,
+            iterations=25,
             batch=8,
             learning_rate=1e-3,
             steps=4,
