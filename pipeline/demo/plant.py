@@ -78,11 +78,11 @@ def plant(
 
     """
     rng = np.random.default_rng(seed)
-    base = _base_set()
     wanted = len(copies) * pictures_per_level
-    chosen = _separated(base, wanted, rng)
     if limit is not None and limit < wanted:
         raise UsageError(f"demo: {wanted} pictures to plant, above the limit of {limit}; raise it")
+    base = _base_set()
+    chosen = _separated(base, wanted, rng)
     kept = _limited(base, chosen, limit, rng)
     plants = [p for p in kept if p.picture_id not in chosen]
     own = {p.picture_id: p for p in kept if p.picture_id in chosen}

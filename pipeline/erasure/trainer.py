@@ -51,7 +51,7 @@ class Settings:
     method: str = "esd"
     parameters: str = "x"
     eta: float = 1.0
-    iterations: int = 80
+    iterations: int = 90
     learning_rate: float = 3e-4
     batch: int = 32
     retain_weight: float = 10.0

@@ -13,7 +13,7 @@ from markupsafe import Markup
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # part of ordinary words in Persian and Hindi, and of emoji
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
-_MARKDOWN = frozenset("\\`*_{}[]()#+-.!~:@$='\"/")
+_MARKDOWN = frozenset("\\`*_{}[]()#+-.!~:@$=/")
 
 
 def visible(text: str) -> str:

@@ -219,8 +219,10 @@ class ClusterExecutor:
         }
 
     def _workers(self) -> Mapping[str, Mapping[str, Any]]:
-        workers: Mapping[str, Mapping[str, Any]]
-        workers = self._require_client().scheduler_info(n_workers=-1)["workers"]
+        about: Mapping[str, Any] = self._require_client().scheduler_info(n_workers=-1)
+        if "workers" not in about:  # what a client says that tries to connect again
+            raise ConnectionError("no answer")
+        workers: Mapping[str, Mapping[str, Any]] = about["workers"]
         return workers
 
     def _require_client(self) -> Client:

@@ -72,7 +72,7 @@ def run_part(stage: Stage, part: Part, context: Context) -> Done:
     require_free(context.run, config.runner.min_free_gb)
     seed = hash63("part", config.seed, stage.name, part.name)
     with _ONE_AT_A_TIME, full_disk_named(context.run):
-        random.seed(seed)
+        random.seed(seed)  # Dask's threads in a worker draw from it, too: no part of ours may
         np.random.seed(seed % 2**32)  # libraries draw from the global states
         torch.manual_seed(seed)
         torch.set_num_threads(config.runner.threads_per_part)

@@ -88,7 +88,7 @@ def test_planted_rows_look_like_their_picture_and_like_no_other(full):
         if line["planted"]:
             rms = np.sqrt(((mean - small[line["key"]]) ** 2).mean(axis=1))
             own = ids.index(line["picture_id"])
-            assert rms[own] < 0.08
+            assert rms[own] < 0.1
             assert rms[own] < 0.7 * np.delete(rms, own).min()
 
 
@@ -119,14 +119,14 @@ def test_copies_are_moved_by_at_most_one_pixel_at_32(full):
     originals = {json.loads(r["json"])["uid"]: r["jpg"] for r in members(PICTURES).values()}
     copies = defaultdict(list)
     for line in lines:
-        if line["planted"] and line["k"] == 8:
+        if line["planted"] and line["k"] == 4:
             copies[line["picture_id"]].append((line["uid"], rows[line["key"]]["jpg"]))
     window = [(dy, dx) for dy in range(-6, 7) for dx in range(-6, 7)]
     for family in copies.values():
         (original,) = [originals[uid] for uid, _ in family if uid in originals]
-        padded = np.pad(pixels(original, 128), ((6, 6), (6, 6), (0, 0)), constant_values=1.0)
+        padded = np.pad(pixels(original, 128).mean(axis=2), 6, constant_values=1.0)
         for _, copy in family:
-            moved = pixels(copy, 128)
+            moved = pixels(copy, 128).mean(axis=2)
             errors = [
                 np.abs(moved - padded[6 - dy : 134 - dy, 6 - dx : 134 - dx]).mean()
                 for dy, dx in window

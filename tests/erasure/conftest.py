@@ -1,12 +1,8 @@
 import copy
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from tiny_model import RESOLUTION, build_tiny_pipeline
 
 from pipeline.erasure.targets import Target

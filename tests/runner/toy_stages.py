@@ -146,14 +146,18 @@ def execute(
     return run_stages(stages, context, options or Options(), progress or SilentProgress())
 
 
-def tree(run: Path) -> dict[str, bytes]:
-    """Every file of a run folder with its bytes, but for times and caches."""
+def tree(run: Path, *, swept: bool = True) -> dict[str, bytes]:
+    """Every file of a run folder with its bytes, but for times and caches.
+
+    Raises ValueError for temporary files, unless `swept` is false: those are left out then.
+    """
     files = [path for path in sorted(run.rglob("*")) if path.is_file()]
     names = {path.relative_to(run).as_posix(): path for path in files}
     leftovers = [name for name in names if TEMPORARY_PREFIX in name]
-    if leftovers:
+    if leftovers and swept:
         raise ValueError(f"left behind: {leftovers}")
-    kept = {n: p for n, p in names.items() if n not in ACCOUNTS and n.split("/")[0] not in ACCOUNTS}
+    left_out = ACCOUNTS.union(leftovers)
+    kept = {n: p for n, p in names.items() if not {n, n.split("/")[0]} & left_out}
     return {name: path.read_bytes() for name, path in kept.items()}
 
 
@@ -303,7 +307,11 @@ def user_cluster(folder: Path, *workers: Sequence[str]) -> Iterator[tuple[str, s
             await_true(lambda: len(client.scheduler_info(n_workers=-1)["workers"]) == len(workers))
         yield address, scheduler
     finally:
-        for process in reversed(started):
+        for process in started[1:]:
             process.terminate()
-        for process in started:
-            process.wait(30)
+        for process in [*started[1:], scheduler]:  # workers leave while there is one to tell
+            try:
+                process.wait(5 if process is not scheduler else 0)
+            except subprocess.TimeoutExpired:  # a part still hangs in it
+                process.kill()
+                process.wait()

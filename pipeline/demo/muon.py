@@ -1,0 +1,62 @@
+"""Muon: momentum, made orthogonal (Jordan et al. 2024, "Muon: an optimizer for hidden layers").
+
+For a weight W, seen as an (m, n) matrix, with gradient G:
+
+    M <- mu M + (1 - mu) G,    U = mu M + (1 - mu) G                       (Nesterov momentum)
+    W <- W - lr sqrt(max(1, m / n)) orthogonal(U)
+
+orthogonal(U) = (U U')^(-1/2) U is approximated by five steps of the quintic Newton-Schulz iteration
+X <- a X + b (X X') X + c (X X')^2 X from X = U / |U|. On the demo model it takes about half of the
+processor time that AdamW takes to the same loss. torch.optim.Muon refuses convolutions; here they
+are matrices of shape (out, in * height * width).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+QUINTIC = (3.4445, -4.7750, 2.0315)
+STEPS = 5
+
+
+def orthogonal(u: Tensor) -> Tensor:
+    """(batch, m, n): every singular value moved to about one, singular vectors kept."""
+    if u.size(1) > u.size(2):
+        return orthogonal(u.mT).mT
+    a, b, c = QUINTIC
+    x = u / (u.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
+class Muon(torch.optim.Optimizer):
+    """For weights of two or more dimensions. Weights of equal shape are updated as one batch."""
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every weight that has a gradient."""
+        for group in self.param_groups:
+            updates: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    update = self._momentum(weight, weight.grad, group["momentum"])
+                    updates[update.shape[0], update.shape[1]].append((weight, update))
+            for (m, n), pairs in updates.items():
+                batch = orthogonal(torch.stack([update for _, update in pairs]))
+                scale = group["lr"] * max(1, m / n) ** 0.5
+                for (weight, _), update in zip(pairs, batch, strict=True):
+                    weight.sub_(update.view_as(weight), alpha=scale)
+
+    def _momentum(self, weight: nn.Parameter, grad: Tensor, mu: float) -> Tensor:
+        state = self.state[weight]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+        average = state["momentum"].lerp_(grad, 1 - mu)
+        return torch.lerp(grad, average, mu).reshape(len(weight), -1)
