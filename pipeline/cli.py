@@ -193,12 +193,16 @@ def erase(
     findings: Annotated[Path, typer.Option(help="The audit run whose findings are erased.")],
     out: Out,
     method: Annotated[str, typer.Option(help="esd-x, esd-u, esd-x-strict or esd-gt.")] = "esd-x",
+    iterations: Annotated[int | None, typer.Option(help="The paper's 1000 by default.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="1e-5 by default.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Examples an iteration; 8.")] = None,
     set_: Sets = None,
     device: Device = None,
     rebuild: Rebuild = False,
 ) -> None:
     """Fine-tune a model away from what an audit found; writes a diffusers folder."""
-    values = followups.erase_settings(model, findings, method)
+    training = {"iterations": iterations, "learning_rate": learning_rate, "batch": batch}
+    values = followups.erase_settings(model, findings, method, **training)
     shared = _shared(None, None, device, None, None)
     config = make_config(values, _overrides(set_, **shared))
     _finish(_job(config, out, registry.ERASE, rebuild, verify_inputs=False))

@@ -195,15 +195,23 @@ class Verdict(Section):
 
 
 class EraseMethod(Section):
-    """One eraser; `name` is its folder. What is not given is the method's default."""
+    """One eraser; `name` is its folder.
+
+    Iterations and learning rate are the paper's for Stable Diffusion (Gandikota et al. 2023); a
+    small model wants fewer and larger steps. What is not given is the trainer's default.
+    """
 
     name: str = Field(pattern="^[a-z0-9-]{1,40}$")
     objective: Literal["esd", "esd-gt"]
     parameters: Literal["x", "x-strict", "u", "full"] | None = None
     eta: float | None = Field(None, ge=0)
-    iterations: Count | None = None
-    learning_rate: float | None = Field(None, gt=0)
+    iterations: Count = 1000
+    learning_rate: float = Field(1e-5, gt=0)
+    batch: Count = 8
     retain_weight: float | None = Field(None, ge=0)
+    trajectories: Literal["edited", "frozen"] | None = None
+    weighting: Literal["noise", "velocity"] | None = None
+    erase_unconditional: bool = False
 
 
 class Erase(Section):
@@ -211,7 +219,7 @@ class Erase(Section):
 
     methods: tuple[EraseMethod, ...] = (
         EraseMethod(name="esd-x", objective="esd", parameters="x"),
-        EraseMethod(name="esd-gt", objective="esd-gt", parameters="full"),
+        EraseMethod(name="esd-gt", objective="esd-gt", parameters="u"),
     )
     max_groups: Count | None = None
     verdicts: tuple[Literal["verbatim", "template"], ...] = ("verbatim",)

@@ -8,21 +8,27 @@ from pipeline.errors import MissingInput, UsageError
 from pipeline.io.runfolder import FINDINGS
 from pipeline.io.runjson import read_run_config
 
-METHODS: dict[str, dict[str, str]] = {
+METHODS: dict[str, dict[str, Any]] = {
     "esd-x": {"objective": "esd", "parameters": "x"},
     "esd-x-strict": {"objective": "esd", "parameters": "x-strict"},
     "esd-u": {"objective": "esd", "parameters": "u"},
-    "esd-gt": {"objective": "esd-gt", "parameters": "full"},
+    "esd-gt": {"objective": "esd-gt", "parameters": "u"},
 }
 
 
-def erase_settings(model: str, findings: Path, method: str) -> dict[str, Any]:
-    """The audit's own settings with one eraser; raises UsageError for a method we do not have."""
+def erase_settings(
+    model: str, findings: Path, method: str, **training: float | None
+) -> dict[str, Any]:
+    """The audit's own settings with one eraser, `training` over the method's defaults.
+
+    Raises UsageError for a method that we do not have.
+    """
     if method not in METHODS:
         raise UsageError(f"--method {method}: one of {', '.join(METHODS)}")
     values = _of_audit(findings)
     values["model"]["path"] = _local(model)
-    values["erase"]["methods"] = [{"name": method, **METHODS[method]}]
+    given = {name: value for name, value in training.items() if value is not None}
+    values["erase"]["methods"] = [{"name": method, **METHODS[method], **given}]
     return values
 
 

@@ -9,15 +9,18 @@ import math
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 
+from pipeline.demo.muon import muon_and_adamw
 from pipeline.demo.shards import decode, read_shards, thumbnail
 
 ASSETS = Path(__file__).parent / "assets"
-STEPS, BATCH, LEARNING_RATE, KL_WEIGHT = 2500, 32, 2e-3, 1e-4
+STEPS, BATCH, KL_WEIGHT = 3000, 32, 1e-4
+MUON_RATE, ADAMW_RATE = 0.02, 2e-3
 MAX_SHIFT = 6  # of 128 px: the planted copies are shifted too
 
 
@@ -52,7 +55,9 @@ def main() -> None:
     vae.half().save_pretrained(ASSETS / "vae")
 
 
-def _view(picture: Image.Image, rng: np.random.Generator, *, plain: bool) -> np.ndarray:
+def _view(
+    picture: Image.Image, rng: np.random.Generator, *, plain: bool
+) -> npt.NDArray[np.float32]:
     if plain:
         return thumbnail(picture)
     if rng.random() < 0.5:
@@ -64,23 +69,25 @@ def _view(picture: Image.Image, rng: np.random.Generator, *, plain: bool) -> np.
 
 
 def _train(vae: AutoencoderKL, data: torch.Tensor) -> None:
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda i: min(1, (i + 1) / 50) * (0.01 + 0.99 * (1 + math.cos(math.pi * i / STEPS)) / 2),
-    )
+    optimizers = muon_and_adamw(vae, MUON_RATE, ADAMW_RATE)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, _warm_cosine) for o in optimizers]
     for step in range(STEPS):
         x = data[torch.randint(len(data), (BATCH,))]
         posterior = vae.encode(x).latent_dist
         loss = F.mse_loss(vae.decode(posterior.sample()).sample, x)
         loss = loss + KL_WEIGHT * posterior.kl().mean() / x[0].numel()
-        optimizer.zero_grad()
+        vae.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         if step % 200 == 0:
             print(f"step {step}: loss {loss.item():.4f}", flush=True)
+
+
+def _warm_cosine(step: int) -> float:
+    return min(1, (step + 1) / 50) * (0.01 + 0.99 * (1 + math.cos(math.pi * step / STEPS)) / 2)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+NOT_HIDDEN = ("embed", "conv_in", "conv_out")
 QUINTIC = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 
@@ -60,3 +61,17 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(weight)
         average = state["momentum"].lerp_(grad, 1 - mu)
         return torch.lerp(grad, average, mu).reshape(len(weight), -1)
+
+
+def muon_and_adamw(
+    model: nn.Module, muon_rate: float, adamw_rate: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the hidden matrices; AdamW for embeddings, first and last layers, norms, biases."""
+    hidden = {
+        name: weight
+        for name, weight in model.named_parameters()
+        if weight.ndim >= 2 and not any(word in name for word in NOT_HIDDEN)
+    }
+    others = [weight for name, weight in model.named_parameters() if name not in hidden]
+    adamw = torch.optim.AdamW(others, lr=adamw_rate, betas=(0.9, 0.99), fused=True)
+    return [Muon(hidden.values(), lr=muon_rate), adamw]

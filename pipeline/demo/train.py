@@ -24,14 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from pipeline.demo.muon import Muon
+from pipeline.demo.muon import muon_and_adamw
 from pipeline.demo.shards import decode, read_shards, thumbnail
 
 ASSETS = Path(__file__).parent / "assets"
 WIDTH = 64
 CAPTION_DROPOUT = 0.15
 MUON_RATE, ADAMW_RATE, WARM_UP = 0.02, 2e-3, 50
-NOT_HIDDEN = ("embed", "conv_in", "conv_out")
 EMA_DECAY = 0.995
 MAX_GRAD_NORM = 1.0
 
@@ -101,7 +100,7 @@ def _fit(
     """The exponential moving average of the trained weights."""
     generator = torch.Generator().manual_seed(seed)
     averaged = deepcopy(model).requires_grad_(False).eval()
-    optimizers = _optimizers(model)
+    optimizers = muon_and_adamw(model, MUON_RATE, ADAMW_RATE)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(o, lambda i: _warm_cosine(i, steps)) for o in optimizers
     ]
@@ -111,28 +110,15 @@ def _fit(
         model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM, foreach=True)
-        for follower in (*optimizers, *schedules):
-            follower.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
         if on_progress is not None:
             on_progress(step + 1, steps, loss.item())
     return averaged
-
-
-def _optimizers(model: nn.ModuleDict) -> tuple[torch.optim.Optimizer, ...]:
-    """Muon for the hidden matrices; AdamW for embeddings, first and last layers, norms, biases."""
-    hidden = {
-        name: weight
-        for name, weight in model.named_parameters()
-        if weight.ndim >= 2 and not any(word in name for word in NOT_HIDDEN)
-    }
-    others = [weight for name, weight in model.named_parameters() if name not in hidden]
-    return (
-        Muon(hidden.values(), lr=MUON_RATE),
-        torch.optim.AdamW(others, lr=ADAMW_RATE, betas=(0.9, 0.99), fused=True),
-    )
 
 
 def _velocity_loss(

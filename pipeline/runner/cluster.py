@@ -9,6 +9,7 @@ lost scheduler raise CancelledError, which is no Exception.
 """
 
 import contextlib
+import gc
 import ipaddress
 import signal
 import time
@@ -58,10 +59,7 @@ class ClusterExecutor:
         else:
             address = self._settings.scheduler
             _warn_if_open(address)
-        try:
-            self._client = Client(address, timeout=_CONNECT_S, set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise ResourceUnavailable(f"{address}: no Dask scheduler answers there") from error
+        self._client = _connect(address)
         return self
 
     def __exit__(
@@ -238,6 +236,15 @@ def required_resources(stage: Stage, context: Context) -> dict[str, float]:
         return configured
     on_gpu = stage.on_device and context.config.model.device.startswith("cuda")
     return {"GPU": 1.0} if on_gpu else {}
+
+
+def _connect(address: str) -> Client:
+    with contextlib.suppress(OSError, TimeoutError, ValueError):
+        return Client(address, timeout=_CONNECT_S, set_as_default=False)
+    # what is left of a client stops its thread when it is collected, and locks up where that
+    # happens while another one starts
+    gc.collect()
+    raise ResourceUnavailable(f"{address}: no Dask scheduler answers there")
 
 
 @contextlib.contextmanager

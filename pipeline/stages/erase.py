@@ -45,7 +45,7 @@ def run(part: Part, context: Context) -> Outcome:
     split = split_findings(context)
     model = fresh_model(base, device=context.config.model.device)
     targets = _targets(split, open_gallery(context), model.resolution)
-    retained = [row["caption"] for row in (*split.retained, *split.kept)][:_MAX_RETAINED]
+    retained = [row["caption"] for row in split.retained][:_MAX_RETAINED]
     settings = _settings(method, context.config.seed)
     with torch.enable_grad():
         report = train(model, targets, retained, settings)

@@ -1,8 +1,9 @@
 """Which captions an eraser may see, and which only the second audit sees.
 
-Targets are the findings, most reproduced first. A group with several flagged captions keeps some
-of them back; the controls are halved, one half to retain, one to measure drift. Every choice is
-by hash, so that both stages make the same one from the same tables.
+A target group with several flagged captions keeps some of them back. Memorized groups that are not
+erased, and controls, are halved: the eraser retains one half, the audit measures on the other
+(retaining memorized captions is what spares the memorized pictures that were not to be erased).
+Every choice is by hash, so that both stages make the same one from the same tables.
 """
 
 from dataclasses import dataclass
@@ -23,15 +24,15 @@ class Split:
 
     trained     captions of target groups that the eraser trains on
     held_out    captions of the same groups that it does not
-    kept        memorized captions of groups that are not erased
-    retained    controls whose behaviour the eraser preserves
+    retained    captions whose behaviour the eraser preserves: memorized ones, then controls
+    kept        memorized captions of groups that are not erased, and that it never sees
     controls    controls that it never sees
     """
 
     trained: tuple[Row, ...]
     held_out: tuple[Row, ...]
-    kept: tuple[Row, ...]
     retained: tuple[Row, ...]
+    kept: tuple[Row, ...]
     controls: tuple[Row, ...]
 
     @property
@@ -63,10 +64,14 @@ def split_findings(context: Context) -> Split:
             back = int(len(rows) * config.held_out_captions)
             trained += rows[back:]
             held_out += rows[:back]
+    spared = order[config.max_groups :] if config.max_groups else []
+    seen = set(spared[: len(spared) // 2])
+    others = [row for group in spared for row in groups[group]]
     controls = sorted(
         (r for r in findings if r["role"] == "control" and r["verdict"] == "none"),
         key=lambda row: hash63("retain", seed, row["prompt_id"]),
     )
     half = len(controls) // 2
-    kept = [row for row in flagged if row["group_id"] not in chosen]
-    return Split(*map(tuple, (trained, held_out, kept, controls[:half], controls[half:])))
+    retained = [row for row in others if row["group_id"] in seen] + controls[:half]
+    kept = [row for row in others if row["group_id"] not in seen]
+    return Split(*map(tuple, (trained, held_out, retained, kept, controls[half:])))

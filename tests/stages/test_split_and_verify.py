@@ -61,7 +61,9 @@ def test_each_target_keeps_a_caption_back_and_one_to_train_on(tmp_path):
 
 def test_groups_that_are_not_erased_are_kept_to_look_at(tmp_path):
     split = split_findings(_context(tmp_path, max_groups=1))
-    assert len(split.kept) == 6 + 1  # two groups of three, and the flagged control
+    spared = [row for row in split.retained if row["role"] == "target"] + list(split.kept)
+    assert len([r for r in spared if r["prompt_id"] != 40]) == 6  # two groups of three captions
+    assert {r["group_id"] for r in split.kept}.isdisjoint(r["group_id"] for r in split.retained)
 
 
 def test_only_the_verdicts_asked_for_are_erased(tmp_path):
@@ -71,8 +73,9 @@ def test_only_the_verdicts_asked_for_are_erased(tmp_path):
 
 def test_controls_are_halved(tmp_path):
     split = split_findings(_context(tmp_path))
-    assert len(split.retained) == len(split.controls) == 3
-    assert _ids(split.retained) | _ids(split.controls) == set(range(30, 36))
+    retained = [row for row in split.retained if row["role"] == "control"]
+    assert len(retained) == len(split.controls) == 3
+    assert _ids(retained) | _ids(split.controls) == set(range(30, 36))
 
 
 def _drawing(verdict, group, target):
