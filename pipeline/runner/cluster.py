@@ -4,8 +4,7 @@ The only module that knows Dask. Measured reasons for its shape (distributed 202
 for resources are ignored by collections, so parts go through `submit`; a resource that no worker
 offers leaves a task pending for ever, so it is looked for first; `retries` does not cover a dead
 worker, and Dask by itself tries such a task on three more, so each part is bound to one worker and
-attempts are counted here; LocalCluster listens on every interface unless told not to; futures of a
-lost scheduler raise CancelledError, which is no Exception.
+attempts are counted here; LocalCluster listens on every interface unless told not to.
 """
 
 import contextlib
@@ -14,8 +13,8 @@ import ipaddress
 import signal
 import time
 import warnings
-from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any

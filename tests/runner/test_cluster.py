@@ -8,6 +8,8 @@ import time
 
 import psutil
 import pytest
+from distributed.client import ClosedClientError, FuturesCancelledError
+from distributed.comm import CommClosedError
 from toy_stages import (
     ON_DEVICE,
     TEXTS,
@@ -243,6 +245,20 @@ def test_without_nannies_a_hanging_worker_is_left_and_a_lost_scheduler_is_named(
         with pytest.raises(ResourceUnavailable, match="the Dask scheduler is gone") as lost:
             execute(tmp_path / "lost", progress=Kills(), runner__scheduler=address)
         assert "\n" not in str(lost.value)
+
+
+@pytest.mark.parametrize(
+    "error", [FuturesCancelledError([]), ClosedClientError(), CommClosedError(), ConnectionError()]
+)
+def test_whatever_a_client_says_of_a_lost_scheduler_it_is_named(tmp_path, monkeypatch, error):
+    def lose(*_):
+        raise error
+
+    context = context_of(tmp_path, runner__scheduler="tcp://127.0.0.1:9")
+    executor = cluster.ClusterExecutor(context.config.runner)
+    monkeypatch.setattr(executor, "_run", lose)
+    with pytest.raises(ResourceUnavailable, match="the Dask scheduler is gone"):
+        list(executor.run(WHERE, [], context, lambda: False))
 
 
 @pytest.mark.slow
