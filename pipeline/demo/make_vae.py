@@ -19,7 +19,7 @@ from pipeline.demo.muon import muon_and_adamw
 from pipeline.demo.shards import decode, read_shards, thumbnail
 
 ASSETS = Path(__file__).parent / "assets"
-STEPS, BATCH, KL_WEIGHT = 3000, 32, 1e-4
+STEPS, BATCH, KL_WEIGHT = 2000, 32, 1e-4
 MUON_RATE, ADAMW_RATE = 0.02, 2e-3
 MAX_SHIFT = 6  # of 128 px: the planted copies are shifted too
 

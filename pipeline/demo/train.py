@@ -11,7 +11,8 @@ shards, steps, seed and threads give equal weights.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -68,13 +69,14 @@ def train_model(
 
     `on_progress` is called after each step with the steps done, the steps in all, and the loss.
     """
-    with _reproducibly(seed, threads):
+    with _reproducibly(seed):
         vae = AutoencoderKL.from_pretrained(ASSETS / "vae", torch_dtype=torch.float32)
         tokenizer = CLIPTokenizer.from_pretrained(ASSETS / "tokenizer")
         scheduler = _scheduler()
         data = _encode(shards, vae, tokenizer)
         model = nn.ModuleDict({"unet": _unet(), "text_encoder": _text_encoder(tokenizer)})
-        averaged = _fit(model, data, scheduler.alphas_cumprod, steps, batch_size, seed, on_progress)
+        batches = data.batches(batch_size, torch.Generator().manual_seed(seed))
+        averaged = _fit(model, batches, scheduler.alphas_cumprod, steps, threads, on_progress)
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=averaged["text_encoder"],
@@ -90,25 +92,25 @@ def train_model(
 
 def _fit(
     model: nn.ModuleDict,
-    data: TrainingSet,
+    batches: Iterator[tuple[Tensor, Tensor]],
     alphas: Tensor,
     steps: int,
-    batch_size: int,
-    seed: int,
+    threads: int,
     on_progress: Progress | None,
 ) -> nn.ModuleDict:
     """The exponential moving average of the trained weights."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(torch.initial_seed())
     averaged = deepcopy(model).requires_grad_(False).eval()
     optimizers = muon_and_adamw(model, MUON_RATE, ADAMW_RATE)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(o, lambda i: _warm_cosine(i, steps)) for o in optimizers
     ]
-    batches = data.batches(batch_size, generator)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     for step in range(steps):
-        loss = _velocity_loss(model, *next(batches), alphas, generator)
-        model.zero_grad()
-        loss.backward()
+        x0, tokens = next(batches)
+        t, e = _noise(x0, len(alphas), generator)
+        shares = zip(*(part.chunk(threads) for part in (x0, tokens, t, e)), strict=True)
+        loss = _accumulate(model, pool.map(lambda share: _share(model, alphas, *share), shares))
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM, foreach=True)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
@@ -117,21 +119,44 @@ def _fit(
         with torch.no_grad():
             torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
         if on_progress is not None:
-            on_progress(step + 1, steps, loss.item())
+            on_progress(step + 1, steps, loss)
+    pool.shutdown()
     return averaged
 
 
-def _velocity_loss(
-    model: nn.ModuleDict, x0: Tensor, tokens: Tensor, alphas: Tensor, generator: torch.Generator
-) -> Tensor:
-    # One time step from each of equal strata: the same expectation, with less noise.
+def _accumulate(model: nn.ModuleDict, shares: Iterable[tuple[float, list[Tensor]]]) -> float:
+    """Set the mean gradient of equal shares of a batch, added in their order; return the loss."""
+    losses, gradients = zip(*shares, strict=True)
+    for weight, parts in zip(model.parameters(), zip(*gradients, strict=True), strict=True):
+        weight.grad = torch.stack(parts).mean(0)
+    return float(np.mean(losses))
+
+
+def _share(
+    model: nn.ModuleDict, alphas: Tensor, x0: Tensor, tokens: Tensor, t: Tensor, e: Tensor
+) -> tuple[float, list[Tensor]]:
+    # A thread a share: on two cores half as fast again as two threads inside each operation,
+    # which wait for each other at every one of them, and for seconds where a core is taken.
+    loss = _velocity_loss(model, alphas, x0, tokens, t, e)
+    gradients = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
+    return float(loss.detach()), list(gradients)
+
+
+def _noise(x0: Tensor, n_steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    # One time step from each of equal strata, dealt at random: the same expectation, less noise.
     strata = (torch.arange(len(x0)) + torch.rand(len(x0), generator=generator)) / len(x0)
-    t = (strata * len(alphas)).long().clamp(max=len(alphas) - 1)
+    t = (strata * n_steps).long().clamp(max=n_steps - 1)
+    dealt = t[torch.randperm(len(x0), generator=generator)]
+    return dealt, torch.randn(x0.shape, generator=generator)
+
+
+def _velocity_loss(
+    model: nn.ModuleDict, alphas: Tensor, x0: Tensor, tokens: Tensor, t: Tensor, e: Tensor
+) -> Tensor:
     signal, noise = (
         alphas[t].sqrt()[:, None, None, None],
         (1 - alphas[t]).sqrt()[:, None, None, None],
     )
-    e = torch.randn(x0.shape, generator=generator)
     text = model["text_encoder"](tokens).last_hidden_state
     v = model["unet"](signal * x0 + noise * e, t, text).sample
     return F.mse_loss(v, signal * e - noise * x0)
@@ -204,10 +229,10 @@ def _scheduler() -> DDIMScheduler:
 
 
 @contextmanager
-def _reproducibly(seed: int, threads: int) -> Iterator[None]:
-    """Seed the weights' initial values and fix the threads; put both back at the end."""
+def _reproducibly(seed: int) -> Iterator[None]:
+    """Seed the weights' initial values, one thread an operation; put both back at the end."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from indexes import VectorError
 from pipeline.detection.errors import MeasureError
-from pipeline.errors import DiskFull, ResumeError, UnmemorizeError
+from pipeline.errors import DiskFull, ModelError, ResumeError, UnmemorizeError
 from pipeline.generation.seeds import hash63
 from pipeline.io.atomic import is_disk_full
 from pipeline.io.digest import sha256_file
@@ -108,8 +108,8 @@ def full_disk_named(folder: Path) -> Iterator[None]:
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Whether another attempt cannot help: the disk is full, or the input is wrong as a whole."""
-    return isinstance(error, DiskFull | ResumeError)
+    """Whether no other attempt or part can help: a full disk, a changed run, an unusable model."""
+    return isinstance(error, DiskFull | ResumeError | ModelError)
 
 
 def failure(error: BaseException, attempts: int) -> Failure:

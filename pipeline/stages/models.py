@@ -4,19 +4,23 @@ from pathlib import Path
 
 from pipeline.errors import UsageError
 from pipeline.generation.backend import DiffusionModel, load_model
-from pipeline.generation.loading import resolve_model
+from pipeline.generation.loading import check_folder, resolve_model
 from pipeline.runner.part import Context
 
 
 def model_folder(context: Context) -> Path:
-    """The audited model: the configured one, or that of the demo in the run folder."""
+    """The audited model: the configured one, or that of the demo in the run folder.
+
+    Raises ModelError for a folder that must not be loaded.
+    """
     name = context.config.model.path
+    folder = context.run / "model"
     if name is not None:
-        return resolve_model(name, revision=context.config.model.revision)
-    own = context.run / "model"
-    if not own.is_dir():
+        folder = resolve_model(name, revision=context.config.model.revision)
+    elif not folder.is_dir():
         raise UsageError("no model: give --model FOLDER, or model.path in the config")
-    return own
+    check_folder(folder)
+    return folder
 
 
 def open_model(folder: Path, context: Context, fingerprint: str) -> DiffusionModel:
