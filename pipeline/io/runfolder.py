@@ -144,7 +144,8 @@ class TrainingImages:
     """Random access to accepted training pictures, by image id, decoded to small squares."""
 
     def __init__(self, run: Path, shards: dict[str, Path], limits: ImageLimits) -> None:
-        table = read_images(run, columns=["image_id", "shard", "offset", "size", "caption"])
+        names = ["image_id", "shard", "key", "offset", "size", "caption"]
+        table = read_images(run, columns=names)
         self._shards, self._limits = shards, limits
         self._ids = table["image_id"].to_numpy()
         self._order = np.argsort(self._ids)
