@@ -40,6 +40,11 @@ def read_run_config(run: Path) -> RunConfig:
     return make_config(_read(run)["config"], where=str(run / NAME))
 
 
+def read_versions(run: Path) -> dict[str, str]:
+    """The versions that a run folder was made with; none where it has no run.json."""
+    return dict(_read(run).get("versions", {})) if (run / NAME).is_file() else {}
+
+
 def run_fingerprint(run: Path) -> str:
     """SHA-256 of a run's configuration and of the fingerprints of all its receipts."""
     receipts = {

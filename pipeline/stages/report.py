@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.errors import MissingInput
 from pipeline.io.atomic import atomic_path
 from pipeline.io.runfolder import TrainingImages
-from pipeline.io.runjson import read_run_config
+from pipeline.io.runjson import NAME, read_run_config, read_versions
 from pipeline.report.canvas import DARK, LIGHT
 from pipeline.report.card import render_card
 from pipeline.report.collect import as_json, collect
@@ -26,9 +26,16 @@ REPORT = "report"
 
 
 def plan(context: Context) -> list[Part]:
-    """One part, of all tables there are."""
-    files = Sources(context).files()
-    return [Part("all", tuple(relative(path, context.run) for path in files))]
+    """One part, of all tables there are.
+
+    run.json is no input: it names the workers too, on which no byte of the report depends.
+    """
+    files = [path for path in Sources(context).files() if path.name != NAME]
+    shown = {
+        "config": context.config.model_dump(mode="json", exclude={"runner"}),
+        "versions": read_versions(context.run),
+    }
+    return [Part("all", tuple(relative(path, context.run) for path in files), shown)]
 
 
 def run(part: Part, context: Context) -> Outcome:
