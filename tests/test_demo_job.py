@@ -109,7 +109,7 @@ def test_a_changed_setting_is_refused_by_name(undisturbed):
 def test_killed_and_resumed_with_workers_gives_the_same_bytes(undisturbed, tmp_path):
     out, _ = undisturbed
     other = tmp_path / "cluster"
-    for wait in (12, 25):
+    for wait in (12, 20):
         process = subprocess.Popen(
             command(other, 2),
             stdout=subprocess.DEVNULL,

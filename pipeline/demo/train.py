@@ -135,8 +135,8 @@ def _accumulate(model: nn.ModuleDict, shares: Iterable[tuple[float, list[Tensor]
 def _share(
     model: nn.ModuleDict, alphas: Tensor, x0: Tensor, tokens: Tensor, t: Tensor, e: Tensor
 ) -> tuple[float, list[Tensor]]:
-    # A thread a share: on two cores half as fast again as two threads inside each operation,
-    # which wait for each other at every one of them, and for seconds where a core is taken.
+    # A thread a share: threads inside operations wait for each other at every one of them, and
+    # for seconds a step where another process has one of the cores.
     loss = _velocity_loss(model, alphas, x0, tokens, t, e)
     gradients = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
     return float(loss.detach()), list(gradients)
