@@ -36,6 +36,7 @@ from pipeline.runner.engine import Options, Summary
 from pipeline.runner.part import Stage
 from pipeline.shipped import config_names, config_path, copy_config
 from pipeline.summary import failed_on, print_summary
+from pipeline.terminal import printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -358,7 +359,5 @@ def _overrides(given: list[str] | None, **options: Any) -> list[str]:
 
 
 def _say(text: str) -> None:
-    plain = "".join(
-        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
+    plain = printable(text, keep="\n")
     Console(stderr=True).print(f"unmemorize: {escape(plain)}", highlight=False, soft_wrap=True)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from rich.markup import escape
 from rich.table import Table
 
@@ -13,10 +12,11 @@ from pipeline.config import RunConfig
 from pipeline.encoders import metric_of
 from pipeline.errors import MissingInput
 from pipeline.io.runjson import NAME
-from pipeline.io.shards import find_shards, group_members
-from pipeline.io.tarscan import scan_tar
+from pipeline.io.shards import find_shards
 from pipeline.registry import IN_ORDER
 from pipeline.runner.receipt import FAILED, FOLDER, read_receipts
+from pipeline.stages.scan import count_rows
+from pipeline.terminal import printable
 
 _DIMENSIONS = {"lite0": 1280, "pdq": 256, "pixels": 768, "sscd": 512, "open_clip": 768}
 _OTHER_DIMENSION = 1024
@@ -57,9 +57,7 @@ def failures(run: Path) -> Iterator[str]:
         yield f"{path.parent.name}/{path.name.removesuffix(FAILED)}: {record['error']}"
         yield f"  after {record['attempts']} attempts"
         for line in str(record["log"]).splitlines():
-            yield "  " + "".join(
-                c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line
-            )
+            yield "  " + printable(line)
 
 
 def plan_table(config: RunConfig) -> Table:
@@ -68,7 +66,7 @@ def plan_table(config: RunConfig) -> Table:
     rows = 0
     if config.dataset.shards:
         shards = find_shards(config.dataset.shards)
-        rows = sum(_rows(shard.metadata, shard.path) for shard in shards)
+        rows = sum(count_rows(shard) for shard in shards)
         rows = min(rows, config.limit or rows)
         size = sum(shard.path.stat().st_size for shard in shards)
         table.add_row("shards", f"{len(shards)}, {_bytes(size)}")
@@ -91,13 +89,6 @@ def plan_table(config: RunConfig) -> Table:
         "workers, threads a part", f"{config.runner.workers}, {config.runner.threads_per_part}"
     )
     return table
-
-
-def _rows(metadata: Path, tar: Path) -> int:
-    try:
-        return int(pq.read_metadata(metadata).num_rows)
-    except Exception:  # no Parquet, or a damaged one: the tar itself is counted
-        return len(group_members(scan_tar(tar).members)[0])
 
 
 def _bytes(count: float) -> str:

@@ -16,6 +16,7 @@ from pipeline.io.runjson import read_run_config
 from pipeline.runner.part import Context
 from pipeline.stages.gallery import Gallery, open_gallery
 from pipeline.stages.verdict import gather, thresholds
+from pipeline.terminal import printable
 
 _BATCH = 32
 
@@ -67,8 +68,8 @@ def _line(row: dict[str, Any]) -> str:
         return f"{row['picture']}: {row['verdict']} ({row.get('reason', 'nothing to compare')})"
     ratio = row["nearest_ratio"]
     shown = "-" if ratio is None else f"{ratio:.2f}"
-    caption = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in row["caption"])
+    caption = printable(row["caption"])[:60]
     return (
         f"{row['picture']}: {row['verdict']}; nearest {row['shard']}/{row['key']} "
-        f"(tiled l2 {row['tiled_l2']:.3f}, {shown} of the next picture's) {caption[:60]!r}"
+        f"(tiled l2 {row['tiled_l2']:.3f}, {shown} of the next picture's) {caption!r}"
     )

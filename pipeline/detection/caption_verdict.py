@@ -25,6 +25,7 @@ from pipeline.detection.cliques import Clique, largest_clique
 from pipeline.detection.errors import MeasureError
 from pipeline.detection.intervals import wilson
 from pipeline.detection.verdict import (
+    HITS,
     GenerationEvidence,
     GenerationVerdict,
     Thresholds,
@@ -119,7 +120,7 @@ def _decide(
 def _caption_verdict(
     judged: tuple[GenerationVerdict, ...], clique: Clique, verdict: Verdict
 ) -> CaptionVerdict:
-    hits = [item for item in judged if item.verdict in (Verdict.VERBATIM, Verdict.TEMPLATE)]
+    hits = [item for item in judged if item.verdict in HITS]
     low, high = wilson(len(hits), len(judged))
     size = len(clique.members)
     return CaptionVerdict(

@@ -33,6 +33,10 @@ class Verdict(StrEnum):
     NONE = "none"
 
 
+HITS = (Verdict.VERBATIM, Verdict.TEMPLATE)
+"""The verdicts that say a training image was reproduced."""
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """The numbers behind every verdict; the defaults hold until a calibration replaces them.

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.detection.intervals import upper_bound
-from pipeline.detection.verdict import Thresholds
+from pipeline.detection.verdict import HITS, Thresholds, Verdict
 from pipeline.io import schemas
 from pipeline.io.tables import read_parts, read_rows
 from pipeline.report.bins import bin_label, bin_labels
@@ -14,8 +14,7 @@ from pipeline.report.sources import Sources
 from pipeline.report.text import short_hash
 
 Row = dict[str, Any]
-HITS = ("verbatim", "template")
-SHOWN = (*HITS, "undecided")
+SHOWN = tuple(str(verdict) for verdict in (*HITS, Verdict.UNDECIDED))
 FINDINGS = "findings.parquet"
 _VERDICTS = "verdicts.parquet"
 _GENERATIONS = "generations/*.parquet"

@@ -17,9 +17,10 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from pipeline.detection.roc import auc, tpr_at_fpr
+from pipeline.detection.verdict import HITS
 from pipeline.io import schemas
 from pipeline.io.tables import read_rows
-from pipeline.report.audit import FINDINGS, HITS
+from pipeline.report.audit import FINDINGS
 from pipeline.report.facts import Detector, DetectorTable, GapPoint, Rate
 from pipeline.report.sources import Sources
 

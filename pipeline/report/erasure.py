@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from pipeline.detection.verdict import HITS
 from pipeline.generation.seeds import hash63
 from pipeline.io import schemas
 from pipeline.io.tables import read_parts, read_rows
-from pipeline.report.audit import HITS
 from pipeline.report.bins import bin_label, bin_labels
 from pipeline.report.facts import Arm, Comparison, Erasure, Method, Point, Rate, Redraw, Series
 from pipeline.report.sources import Sources, read_json

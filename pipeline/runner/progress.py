@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from pipeline.terminal import printable
+
 _PLAIN_EVERY_S = 60.0
 
 
@@ -89,8 +91,7 @@ class ConsoleProgress:
             self._print(f"{self._stage}: {self._done} of {self._parts} parts")
 
     def _print(self, text: str) -> None:
-        plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-        self._console.print(Text(plain), soft_wrap=True)
+        self._console.print(Text(printable(text)), soft_wrap=True)
 
 
 class SilentProgress:

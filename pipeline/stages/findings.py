@@ -10,13 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.detection.noise_gap import Gram, webster_score, wen_score
+from pipeline.detection.verdict import HITS
 from pipeline.io import schemas
 from pipeline.io.runfolder import DUPLICATES, EXTRACTED, FINDINGS, SCREEN, VERDICTS
 from pipeline.io.tables import read_parts, read_table, write_rows, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.gallery import Row
-
-_HITS = ("verbatim", "template")
 
 
 def plan(context: Context) -> list[Part]:
@@ -86,7 +85,7 @@ def extracted(verdicts: pa.Table, context: Context) -> list[Row]:
         )
     found: dict[int, list[Row]] = {}
     for row in verdicts.to_pylist():
-        if row["verdict"] in _HITS and row["image_id"] is not None:
+        if row["verdict"] in HITS and row["image_id"] is not None:
             found.setdefault(row["image_id"], []).append(row)
     rows = []
     for image_id, hits in sorted(found.items()):

@@ -40,7 +40,7 @@ def plan(context: Context) -> list[Part]:
         inputs = tuple(relative(path, context.run) for path in files)
         parts.append(Part(part_name(shard.number), inputs, params))
         if remaining is not None:
-            remaining -= _count_rows(shard)
+            remaining -= count_rows(shard)
     return parts
 
 
@@ -219,7 +219,8 @@ def _successes(path: Path) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _count_rows(shard: Shard) -> int:
+def count_rows(shard: Shard) -> int:
+    """Rows of the Parquet beside a shard, or samples of the tar where there is none."""
     try:
         return int(pq.read_metadata(shard.metadata).num_rows)
     except Exception:  # no Parquet, or a damaged one: the tar itself is counted

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.detection.intervals import wilson
+from pipeline.detection.verdict import HITS
 from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
 from pipeline.io.runfolder import DUPLICATES, FINDINGS, PLANTED, read_images
@@ -15,7 +16,6 @@ from pipeline.io.tables import read_parts, read_rows, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
 
 POSITIVE, NEGATIVE = 0.5, 0.05
-_FOUND = ("verbatim", "template")
 Row = dict[str, Any]
 
 
@@ -110,7 +110,7 @@ def label(p: float) -> str:
 
 def _recall(rows: list[Row]) -> Row:
     count = Counter(row["truth"] for row in rows)
-    found = Counter(row["truth"] for row in rows if row["verdict"] in _FOUND)
+    found = Counter(row["truth"] for row in rows if row["verdict"] in HITS)
     undecided = Counter(row["truth"] for row in rows if row["verdict"] == "undecided")
     positive, negative = count["positive"], count["negative"]
     return {

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from pipeline.detection.intervals import wilson
 from pipeline.detection.l2 import l2
+from pipeline.detection.verdict import HITS
 from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
 from pipeline.io.digest import sha256_file
@@ -28,7 +29,6 @@ from pipeline.io.tables import read_parts, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.redraw import BASE, erased_models
 
-_HITS = ("verbatim", "template")
 _ERASED_ARMS = ("trained", "held_out")
 Row = dict[str, Any]
 Picture = npt.NDArray[np.uint8]
@@ -86,7 +86,7 @@ def _by_caption(
             "n": n,
             "hits_before": _own_hits(then),
             "hits_after": hits,
-            "displaced_after": sum(row["verdict"] in _HITS for row in now) - hits,
+            "displaced_after": sum(row["verdict"] in HITS for row in now) - hits,
             "rate_before": _own_hits(then) / n,
             "rate_after": hits / n,
             "ci_low": low,
@@ -99,7 +99,7 @@ def _by_caption(
 def _own_hits(rows: Iterable[Row]) -> int:
     """Drawings of the caption's own picture; of any training picture for the empty prompt."""
     return sum(
-        row["verdict"] in _HITS and row["target_group"] in (None, row["group_id"]) for row in rows
+        row["verdict"] in HITS and row["target_group"] in (None, row["group_id"]) for row in rows
     )
 
 
