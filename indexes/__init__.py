@@ -5,6 +5,7 @@ similarity, neighbour = index.search(queries, 5)
 pairs = indexes.self_join(vectors, ids, threshold=0.6)
 """
 
+from indexes.cells import Cells, build_cells, cell_join
 from indexes.checks import unit
 from indexes.components import Cover, connected_components, greedy_cover
 from indexes.errors import DimensionMismatch, IndexCorrupt, NonFiniteVectors, VectorError
@@ -17,6 +18,7 @@ from indexes.recall import Recall, measured_recall, wilson
 from indexes.store import load, save
 
 __all__ = [
+    "Cells",
     "Cover",
     "DimensionMismatch",
     "IndexCorrupt",
@@ -26,6 +28,8 @@ __all__ = [
     "Recall",
     "VectorError",
     "build",
+    "build_cells",
+    "cell_join",
     "connected_components",
     "cosine",
     "default_factory",

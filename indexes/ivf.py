@@ -9,8 +9,6 @@ The same vectors, ids and settings give the same index in any row order: rows ar
 k-means runs with a fixed seed on one thread unless told otherwise.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import sqrt
 from typing import Any
 
@@ -23,6 +21,7 @@ from indexes.errors import VectorError
 from indexes.exact import FAISS_METRIC
 from indexes.metrics import AnyVectors, Ids, Metric
 from indexes.nearest import NearestIndex, inner_index
+from indexes.threads import faiss_threads
 
 FLAT_UP_TO = 200_000
 """Number of vectors up to which comparing with all of them is the default."""
@@ -61,7 +60,7 @@ def build(
     if not np.array_equal(order, np.arange(len(ids))):
         vectors, ids = vectors[order], ids[order]
     factory = factory or default_factory(len(vectors), metric)
-    with _threads(threads):
+    with faiss_threads(threads):
         index = _trained(vectors, metric, factory, seed)
         index.add_with_ids(vectors, ids)
     inner = inner_index(index)
@@ -82,13 +81,3 @@ def _trained(vectors: AnyVectors, metric: Metric, factory: str, seed: int) -> An
         reason = str(error).strip().splitlines()[-1]
         raise VectorError(f"factory {factory!r} with {len(vectors)} vectors: {reason}") from error
     return index
-
-
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(n)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

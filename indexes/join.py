@@ -48,6 +48,12 @@ class Pairs:
         return len(self.id_a)
 
 
+def sorted_pairs(id_a: Ids, id_b: Ids, similarity: Scores) -> Pairs:
+    """The pairs in the order of `Pairs`."""
+    order = np.lexsort((id_b, id_a))
+    return Pairs(id_a[order], id_b[order], similarity[order])
+
+
 def self_join(
     vectors: Vectors,
     ids: Ids,
@@ -77,7 +83,7 @@ def self_join(
     rows_a, rows_b = owned[query_rows[later]], rows_of(found[later], ids)
     scores = score_rows("cosine", vectors, vectors, rows_a, rows_b)
     near = near_enough("cosine", scores, threshold)
-    return _sorted(ids[rows_a[near]], ids[rows_b[near]], scores[near])
+    return sorted_pairs(ids[rows_a[near]], ids[rows_b[near]], scores[near])
 
 
 def hamming_join(codes: Codes, ids: Ids, max_distance: int, *, rows: slice | None = None) -> Pairs:
@@ -103,7 +109,7 @@ def stars(keys: Sequence[Hashable], ids: Ids) -> Pairs:
     """Each exact copy paired with the centre of its class, similarity 1; n copies make n - 1."""
     centres = exact_classes(keys, ids)
     copies = centres != ids
-    return _sorted(centres[copies], np.asarray(ids)[copies], np.ones(copies.sum()))
+    return sorted_pairs(centres[copies], np.asarray(ids)[copies], np.ones(copies.sum()))
 
 
 def _exact_join(
@@ -119,7 +125,7 @@ def _exact_join(
         asking = owned[ids[owned] < ids[block[-1]]]
         found.append(_later_pairs(vectors, ids, asking, block, threshold, metric))
     id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
-    return _sorted(id_a, id_b, scores)
+    return sorted_pairs(id_a, id_b, scores)
 
 
 def _later_pairs(
@@ -135,8 +141,3 @@ def _later_pairs(
         found.append((id_a[later], id_b[later], scores[later]))
     id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
     return id_a, id_b, scores
-
-
-def _sorted(id_a: Ids, id_b: Ids, similarity: Scores) -> Pairs:
-    order = np.lexsort((id_b, id_a))
-    return Pairs(id_a[order], id_b[order], similarity[order])

@@ -1,25 +1,21 @@
 """How many of the true pairs a join found, measured on a random sample of ids.
 
 For m sampled ids an exact scan lists every pair that one of them is in; recall is the share of
-these that the join found, with the 95 % interval of Wilson (1927, JASA 22):
-
-    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4 n^2)) / (1 + z^2 / n),   z = 1.959964
+these that the join found, with the 95 % interval of Wilson (1927, JASA 22).
 
 Pairs that share an id are not independent, so with few large groups the interval is too narrow.
 """
 
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binomtest
 
 from indexes.checks import checked, checked_ids
 from indexes.exact import range_pairs
 from indexes.join import Pairs
 from indexes.metrics import AnyVectors, Ids, Metric
-
-_Z = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -68,11 +64,8 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     """The 95 % interval of the share hits / n; (0, 1) where n is 0."""
     if n == 0:
         return 0.0, 1.0
-    p = hits / n
-    middle = p + _Z**2 / (2 * n)
-    half = _Z * sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-    scale = 1 + _Z**2 / n
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+    interval = binomtest(hits, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _unordered(id_a: Ids, id_b: Ids) -> npt.NDArray[np.void]:

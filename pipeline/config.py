@@ -40,8 +40,8 @@ class Demo(Section):
     copies: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64)
     pictures_per_level: Count = 12
     base_pictures: Count | None = None
-    steps: Count = 1800
-    threads: Count = 1
+    steps: Count = 2000
+    threads: Count = 2
     truth_seeds: Count = 16
 
 

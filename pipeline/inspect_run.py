@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.config import RunConfig
+from pipeline.demo.plant import planned_rows
 from pipeline.encoders import metric_of
 from pipeline.errors import MissingInput
 from pipeline.io.runjson import NAME
@@ -70,8 +71,12 @@ def plan_table(config: RunConfig) -> Table:
         rows = min(rows, config.limit or rows)
         size = sum(shard.path.stat().st_size for shard in shards)
         table.add_row("shards", f"{len(shards)}, {_bytes(size)}")
-        table.add_row("rows", f"{rows:,}")
         table.add_row("deduplicated shards on disk, at most", _bytes(size))
+    elif not config.stages:  # all of them, the demo's own first
+        table.add_row("shards", "the demo's, planted by the run")
+        rows = planned_rows(config.demo.copies, config.demo.pictures_per_level)
+    if rows:
+        table.add_row("rows", f"{rows:,}")
     for name, spec in config.embed.encoders.items():
         dimension = _DIMENSIONS.get(spec.kind, _OTHER_DIMENSION)
         stored = rows * (dimension // 8 if metric_of(spec) == "hamming" else 2 * dimension)

@@ -106,7 +106,8 @@ def _of_duplicates(found: Duplicates) -> str:
 
 def _of_audit(facts: Facts, audit: Audit) -> str:
     verdicts = ", ".join(f"{n:,} {verdict}" for verdict, n in audit.verdicts.items())
-    extracted = f"; {facts.extracted.images:,} training images extracted" if facts.extracted else ""
+    found = facts.extracted
+    extracted = f"; {found.pictures:,} training pictures extracted" if found else ""
     controls = audit.flagged_controls
     false = f"; {controls.hits} of {controls.n} controls flagged" if controls.n else ""
     return f"{audit.captions:,} captions: {verdicts}{extracted}{false}"

@@ -27,7 +27,8 @@ from pipeline.demo.openclipart import (
     read_drawings,
     render,
 )
-from pipeline.demo.shards import Row, encode_jpeg, rms_distances, thumbnail, uid_of, write_shards
+from pipeline.demo.shards import Row, encode_jpeg, thumbnail, uid_of, write_shards
+from pipeline.detection.l2 import pairwise_l2
 
 ASSETS = Path(__file__).parent / "assets"
 NEAR, FAR = 0.04, 0.12
@@ -69,7 +70,7 @@ def _distinct(groups: Iterable[list[Drawing]]) -> list[Distinct]:
     """Greedy, in the order given: a picture is new, a natural copy of one before, or dropped."""
     rendered = [(group, render(group[0])) for group in groups]
     usable = [(g, p) for g, p in rendered if p is not None and is_colourful(thumbnail(p))]
-    distances = rms_distances(np.stack([thumbnail(p) for _, p in usable]))
+    distances = pairwise_l2(np.stack([thumbnail(p) for _, p in usable]))
     kept: dict[int, Distinct] = {}
     for i, (group, picture) in enumerate(usable):
         near = [j for j in kept if distances[i, j] < FAR]

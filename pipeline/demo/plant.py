@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageChops
 
@@ -24,25 +23,16 @@ from pipeline.demo.shards import (
     encode_jpeg,
     read_failures,
     read_shards,
-    rms_distances,
     thumbnail,
     uid_of,
     write_shards,
 )
+from pipeline.detection.l2 import pairwise_l2
 from pipeline.errors import UsageError
+from pipeline.io import schemas
+from pipeline.io.tables import write_rows
 
 PICTURES = Path(__file__).parent / "assets" / "pictures"
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("uid", pa.string()),
-        ("picture_id", pa.string()),
-        ("caption", pa.string()),
-        ("k", pa.int32()),
-        ("k_caption", pa.int32()),
-        ("planted", pa.bool_()),
-    ]
-)
 PER_SHARD = 500
 WELL_APART = 0.2  # RMS at 32 px from every other picture
 STEADY = 0.08  # RMS at 32 px that moving a picture by MAX_MOVE may make
@@ -93,6 +83,12 @@ def plant(
     _write(out, plants, failures, rng)
 
 
+def planned_rows(copies: Sequence[int], pictures_per_level: int) -> int:
+    """Rows of a planted set without a limit, those without a picture included."""
+    base = sum(pq.read_metadata(p).num_rows for p in PICTURES.glob("[0-9]*.parquet"))
+    return base + pictures_per_level * (sum(copies) - len(copies))
+
+
 def rewordings(caption: str) -> tuple[str, str, str]:
     """A caption and two natural rewordings of it."""
     parts = caption.split(", ")
@@ -111,7 +107,7 @@ def _separated(base: list[Plant], wanted: int, rng: np.random.Generator) -> list
     occurrences = Counter(p.picture_id for p in base)
     captions = Counter(v for p in base for v in rewordings(p.row.caption))
     distinct = list({p.picture_id: p for p in base}.values())
-    distances = rms_distances(np.stack([_thumbnail(p.row) for p in distinct]))
+    distances = pairwise_l2(np.stack([_thumbnail(p.row) for p in distinct]))
     np.fill_diagonal(distances, np.inf)
     candidates = [
         p.picture_id
@@ -208,4 +204,4 @@ def _write(out: Path, plants: list[Plant], failures: list[Row], rng: np.random.G
         for key, (_, p) in zip(keys, shuffled, strict=True)
         if p is not None
     ]
-    pq.write_table(pa.Table.from_pylist(truth, schema=SCHEMA), out / "planted.parquet")
+    write_rows(out / "planted.parquet", truth, schemas.PLANTED)

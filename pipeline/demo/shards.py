@@ -1,6 +1,6 @@
 """The demo's shards, as img2dataset writes them: KEY.jpg, KEY.txt, KEY.json, a table, counts.
 
-Equal rows give equal bytes: tar headers hold no time and no user of this machine.
+Equal rows give equal bytes.
 """
 
 import hashlib
@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import webdataset as wds
 from PIL import Image
+
+from pipeline.io.shards import write_shard, write_shard_tables
 
 SCHEMA = pa.schema(
     [
@@ -64,19 +65,20 @@ def write_shards(folder: Path, rows: Sequence[Row], per_shard: int) -> list[str]
 
 def _write_shard(stem: Path, rows: dict[str, Row]) -> None:
     records = {key: _record(key, row) for key, row in rows.items()}
-    with (
-        stem.with_suffix(".tar").open("wb") as file,
-        wds.TarWriter(file, mtime=0, user="demo", group="demo", encoder=False) as tar,
-    ):
-        for key, row in rows.items():
-            if row.picture is not None:
-                sidecar = json.dumps(records[key], separators=(",", ":")).encode()
-                caption = row.caption.encode()
-                tar.write({"__key__": key, "jpg": row.picture, "txt": caption, "json": sidecar})
+    samples = [
+        {
+            "__key__": key,
+            "jpg": row.picture,
+            "txt": row.caption.encode(),
+            "json": json.dumps(records[key], separators=(",", ":")).encode(),
+        }
+        for key, row in rows.items()
+        if row.picture is not None
+    ]
     table = pa.Table.from_pylist(list(records.values()), schema=SCHEMA)
-    pq.write_table(table, stem.with_suffix(".parquet"))
-    stats = json.dumps(_stats(list(rows.values())), indent=4)
-    stem.with_name(f"{stem.name}_stats.json").write_text(stats + "\n")
+    tar = stem.with_suffix(".tar")
+    write_shard(tar, samples)
+    write_shard_tables(tar, table, _stats(list(rows.values())))
 
 
 def _record(key: str, row: Row) -> dict[str, Any]:
@@ -157,13 +159,3 @@ def thumbnail(picture: Image.Image, side: int = 32) -> npt.NDArray[np.float32]:
     """(side, side, 3) RGB on [0, 1], each pixel the mean of what it covers."""
     small = picture.resize((side, side), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32) / np.float32(255)
-
-
-def rms_distances(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """(n, n) root mean square difference between the flattened rows of (n, ...)."""
-    flat = vectors.reshape(len(vectors), -1).astype(np.float64)
-    squares = np.square(flat).sum(axis=1)
-    squared: npt.NDArray[np.float64] = squares[:, None] + squares - 2 * flat @ flat.T
-    np.fill_diagonal(squared, 0)
-    distances: npt.NDArray[np.float64] = np.sqrt(np.maximum(squared, 0) / flat.shape[1])
-    return distances

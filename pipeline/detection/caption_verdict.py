@@ -1,7 +1,12 @@
 """The verdict on one caption, from all generations that were made for it.
 
-A generation is a hit if it is verbatim or template on its own. A clique is large if it holds at
-least `clique_fraction` of all generations and `min_hits` of them. In this order:
+A generation is a hit if it is verbatim or template on its own, or template if most generations
+agree: at least `clique_fraction` of all and `min_hits` of them come nearest to one training picture
+(or its near-duplicates), each much nearer than to any other (`verdict.leaning`). One blurred
+drawing is nearest to something; other seeds would be nearest to something else.
+
+A clique is large if it holds at least `clique_fraction` of all generations and `min_hits` of them.
+In this order:
 
     verbatim     min_hits verbatim generations, or a large clique with one in it
     template     min_hits hits, or a large clique with a hit in it
@@ -31,6 +36,7 @@ from pipeline.detection.verdict import (
     Thresholds,
     Verdict,
     judge_generation,
+    leaning,
 )
 
 
@@ -75,9 +81,35 @@ def judge_caption(
         raise MeasureError(f"caption: {len(set(ids))} ids, {len(ids)} rows, {distances.shape}")
     order = np.argsort(np.array(ids, dtype=np.int64))
     ranked = [evidence[int(i)] for i in order]
-    judged = tuple(judge_generation(item, thresholds) for item in ranked)
+    agreed = _agreed(ranked, thresholds)
+    judged = tuple(
+        _joined(judge_generation(item, thresholds), agreed.get(i)) for i, item in enumerate(ranked)
+    )
     clique = _clique_of_pictures(ranked, distances[np.ix_(order, order)], thresholds)
     return _caption_verdict(judged, clique, _decide(ranked, judged, clique, thresholds))
+
+
+def _agreed(evidence: Sequence[GenerationEvidence], thresholds: Thresholds) -> dict[int, int]:
+    """The generations, by place, that agree on a training picture, with the image of each."""
+    votes: dict[int, dict[int, int]] = {}
+    for place, item in enumerate(evidence):
+        nearest = leaning(item, thresholds)
+        if nearest is not None:
+            votes.setdefault(nearest.picture, {})[place] = nearest.image_id
+    most = max(votes.values(), key=len, default={})
+    return most if is_most(len(most), len(evidence), thresholds) else {}
+
+
+def _joined(judged: GenerationVerdict, agreed_image: int | None) -> GenerationVerdict:
+    if agreed_image is None or judged.verdict in HITS:
+        return judged
+    return GenerationVerdict(judged.generation_id, Verdict.TEMPLATE, agreed_image)
+
+
+def is_most(size: int, n: int, thresholds: Thresholds) -> bool:
+    """Whether `size` of a caption's n generations speak for all of them."""
+    needed = max(thresholds.min_hits, thresholds.clique_fraction * n)
+    return round(size - needed, 6) >= 0
 
 
 def _clique_of_pictures(
@@ -98,9 +130,7 @@ def _decide(
     clique: Clique,
     thresholds: Thresholds,
 ) -> Verdict:
-    size = len(clique.members)
-    needed = max(thresholds.min_hits, thresholds.clique_fraction * len(judged))
-    large = round(size - needed, 6) >= 0
+    large = is_most(len(clique.members), len(judged), thresholds)
     in_clique = {judged[i].verdict for i in clique.members} if large else set()
     verdicts = [item.verdict for item in judged]
     n_verbatim = verdicts.count(Verdict.VERBATIM)

@@ -7,9 +7,7 @@ With no hits the exact upper bound is 1 - (1 - confidence)^(1/n), about 3 / n at
 three.
 """
 
-from math import sqrt
-
-from scipy.stats import beta, norm
+from scipy.stats import binomtest
 
 from pipeline.detection.errors import MeasureError
 
@@ -19,13 +17,9 @@ def wilson(hits: int, n: int, *, confidence: float = 0.95) -> tuple[float, float
     _check(hits, n, confidence)
     if n == 0:
         return 0.0, 1.0
-    z = float(norm.ppf((1 + confidence) / 2))
-    p = hits / n
-    centre = p + z**2 / (2 * n)
-    half = z * sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    low, high = ((centre + side) / (1 + z**2 / n) for side in (-half, half))
+    interval = binomtest(hits, n).proportion_ci(confidence, method="wilson")
     # At the ends the formula gives 0 and 1, its rounding does not.
-    return (low if hits > 0 else 0.0), (high if hits < n else 1.0)
+    return (float(interval.low) if hits > 0 else 0.0), (float(interval.high) if hits < n else 1.0)
 
 
 def upper_bound(hits: int, n: int, *, confidence: float = 0.95) -> float:
@@ -33,7 +27,7 @@ def upper_bound(hits: int, n: int, *, confidence: float = 0.95) -> float:
     _check(hits, n, confidence)
     if hits == n:
         return 1.0
-    return float(beta.ppf(confidence, hits + 1, n - hits))
+    return float(binomtest(hits, n, alternative="less").proportion_ci(confidence).high)
 
 
 def _check(hits: int, n: int, confidence: float) -> None:

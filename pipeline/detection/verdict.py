@@ -73,6 +73,7 @@ class Match:
 
     `nearest_ratio`, `masked_ratio`: the tiled l2, the masked l2 to this image over the smallest one
     to an image of any other group of near-duplicates (the latter inside this group's mask).
+    `l2_ratio`: the same of the whole pictures' l2. `group_id`: the group, None for an image alone.
     Raises MeasureError on nan and on negative distances.
     """
 
@@ -85,6 +86,8 @@ class Match:
     masked_ratio: float | None = None
     similarity: float | None = None
     blank: bool = False
+    l2_ratio: float | None = None
+    group_id: int | None = None
 
     def __post_init__(self) -> None:
         for name in _DISTANCES:
@@ -94,8 +97,21 @@ class Match:
         if self.similarity is not None and self.similarity != self.similarity:
             raise MeasureError(f"match {self.image_id}: similarity is nan; None if unknown")
 
+    @property
+    def picture(self) -> int:
+        """What near-duplicates have in common: the group, or the image where it is alone."""
+        return self.image_id if self.group_id is None else self.group_id
 
-_DISTANCES = ("tiled_l2", "l2", "nearest_ratio", "l2_ratio_50nn", "masked_l2", "masked_ratio")
+
+_DISTANCES = (
+    "tiled_l2",
+    "l2",
+    "nearest_ratio",
+    "l2_ratio",
+    "l2_ratio_50nn",
+    "masked_l2",
+    "masked_ratio",
+)
 
 
 @dataclass(frozen=True)
@@ -133,6 +149,18 @@ def judge_generation(evidence: GenerationEvidence, thresholds: Thresholds) -> Ge
             verdict, best = judged, match
     image_id = None if best is None or verdict is Verdict.NONE else best.image_id
     return GenerationVerdict(evidence.generation_id, verdict, image_id)
+
+
+def leaning(evidence: GenerationEvidence, thresholds: Thresholds) -> Match | None:
+    """The training image that a generation comes nearest to as a whole, where it stands out there.
+
+    l2_ratio <= max_ratio, however far it is: no verdict on one generation (a blurred drawing is
+    nearest to something), but evidence where most generations of a caption lean to one picture.
+    """
+    nearest = min(evidence.matches, key=lambda m: (round(m.l2, 6), m.image_id), default=None)
+    if nearest is None or evidence.blank or nearest.blank:
+        return None
+    return nearest if _at_most(nearest.l2_ratio, thresholds.max_ratio) else None
 
 
 def _nearness(match: Match) -> tuple[float, int]:

@@ -8,6 +8,7 @@ place of a folder needs two, and a process killed between them leaves neither.
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,10 +26,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     What was written may be a file or a folder. Raises DiskFull where the disk has no room.
     """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    temporary = _temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove(temporary)  # a killed process may have had our number, as all do in containers
         yield temporary
         _flush(temporary)
         _replace(temporary, path)
@@ -75,12 +75,17 @@ def _flush(path: Path) -> None:
 
 def _replace(temporary: Path, path: Path) -> None:
     if temporary.is_dir() and path.is_dir():  # a folder cannot be renamed over one that has files
-        retired = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-old-{path.name}")
+        retired = _temporary_beside(path)
         path.rename(retired)
         temporary.rename(path)
         remove(retired)
     else:
         temporary.replace(path)
+
+
+def _temporary_beside(path: Path) -> Path:
+    """A name that no other process has, on this host or another: process numbers repeat."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}-{path.name}")
 
 
 def remove(path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from pipeline.io.atomic import write_bytes
@@ -19,6 +20,17 @@ def sha256_file(path: Path) -> str:
         while block := handle.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """`sha256_file`, read again in this process only where sizes or times have changed."""
+    return _sha256_by_stamp(path, _stamp(path))
+
+
+@lru_cache(maxsize=256)
+def _sha256_by_stamp(path: Path, stamp: str) -> str:
+    del stamp  # a key only
+    return sha256_file(path)
 
 
 def canonical_sha256(value: object) -> str:
@@ -57,7 +69,7 @@ class DigestCache:
         trusted = not self._verify or name in self._fresh
         if trusted and known is not None and known[0] == stamp:
             return known[1]
-        digest = sha256_file(path)
+        digest = sha256_file(path) if self._verify else sha256_once(path)
         self._known[name] = [stamp, digest]
         self._fresh.add(name)
         return digest

@@ -132,6 +132,7 @@ MATCHES = _schema(
     ("masked_l2", _F64, _OPTIONAL),
     ("masked_ratio", _F64, _OPTIONAL),
     ("l2_ratio_50nn", _F64, _OPTIONAL),
+    ("l2_ratio", _F64, _OPTIONAL),
     ("nearest_ratio", _F64, _OPTIONAL),
     ("split_product", _F64, _OPTIONAL),
     ("blank", _BOOL),
@@ -209,6 +210,7 @@ REDRAWS = _schema(
     ("image_id", _I64, _OPTIONAL),
     ("group_id", _I64, _OPTIONAL),
     ("verdict", _STR),
+    ("leaning_group", _I64, _OPTIONAL),
     *_DISTANCES,
 )
 
@@ -232,29 +234,30 @@ VERIFICATION = _schema(
     ("model_sha256", _STR),
 )
 
-TRUTH = _schema(
+_KNOWN = (
     ("prompt_id", _I64),
     ("caption", _STR),
     ("picture_id", _STR),
     ("planted", _BOOL),
     ("k", _I32),
     ("k_caption", _I32),
+)
+
+TRUTH = _schema(
+    *_KNOWN,
     ("number", _I32),
     ("seed", _I64),
     ("reproduced", _BOOL),
+    ("reproduced_picture", _STR, _OPTIONAL),
     ("own_ssim", _F64),
     ("other_ssim", _F64),
 )
 
 SCORED = _schema(
-    ("prompt_id", _I64),
-    ("caption", _STR),
-    ("picture_id", _STR),
-    ("planted", _BOOL),
-    ("k", _I32),
-    ("k_caption", _I32),
+    *_KNOWN,
     ("n_truth", _I32),
     ("p_truth", _F64),
+    ("p_other", _F64),
     ("truth", _STR),
     ("verdict", _STR),
     ("rate", _F64),

@@ -62,13 +62,14 @@ def audit(sources: Sources, findings: list[Row]) -> Audit | None:
 
 
 def extracted(sources: Sources) -> Extracted | None:
-    """The count of training images found; None where nothing was matched."""
+    """The count of training pictures found; None where nothing was matched."""
     path = sources.one("extracted.parquet")
     if path is None:
         return None
     rows = read_rows(path, schemas.EXTRACTED)
     return Extracted(
         sources=sources.labels("extracted.parquet"),
+        pictures=len({row["group_id"] for row in rows}),
         images=len(rows),
         by_verdict=_counts(rows),
         generations=sum(row["n_generations"] for row in rows),

@@ -32,6 +32,7 @@ def _head(facts: Facts) -> dict[str, Any]:
         head["captions_by_verdict"] = dict(facts.audit.verdicts)
         head["calibration"] = list(facts.audit.calibration)
     if facts.extracted:
+        head["training_pictures_extracted"] = facts.extracted.pictures
         head["training_images_extracted"] = facts.extracted.images
     if facts.erasure:
         head["erasure"] = {

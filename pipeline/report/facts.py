@@ -129,9 +129,13 @@ class Series:
 
 @dataclass(frozen=True)
 class Extracted:
-    """Training images that at least one generation reproduces: the field's headline count."""
+    """Training pictures that at least one generation reproduces: the field's headline count.
+
+    `pictures` are distinct, one a duplicate group; `images` counts the copies that were nearest.
+    """
 
     sources: tuple[str, ...]
+    pictures: int
     images: int
     by_verdict: Mapping[str, int]
     generations: int

@@ -10,7 +10,7 @@ from pipeline.erasure.trainer import Settings
 from pipeline.erasure.trainer import erase as train
 from pipeline.generation.backend import fresh_model
 from pipeline.io.atomic import atomic_path
-from pipeline.io.digest import sha256_file
+from pipeline.io.digest import sha256_once
 from pipeline.io.images import to_square
 from pipeline.io.runfolder import DUPLICATES, FINDINGS
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
@@ -51,7 +51,7 @@ def run(part: Part, context: Context) -> Outcome:
         report = train(model, targets, retained, settings)
     output = f"erased/{method.name}"
     with atomic_path(context.path(output)) as temporary:
-        facts = describe(targets, settings, report, base_sha256=sha256_file(base))
+        facts = describe(targets, settings, report, base_sha256=sha256_once(base))
         save(model, temporary, facts | {"name": method.name, "trained_prompt_ids": _ids(split)})
     return Outcome((output,), len(split.trained), len(split.trained))
 

@@ -18,7 +18,7 @@ from PIL import Image
 import indexes
 from pipeline.config import Match as MatchConfig
 from pipeline.config import RunConfig
-from pipeline.detection.adaptive_l2 import adaptive_l2, nearest_ratio
+from pipeline.detection.adaptive_l2 import N_NEIGHBOURS, adaptive_l2, nearest_ratio
 from pipeline.detection.blank import is_blank
 from pipeline.detection.l2 import pairwise_l2
 from pipeline.detection.masked_l2 import masked_l2, template_mask
@@ -26,7 +26,7 @@ from pipeline.detection.split_product import split_product
 from pipeline.detection.tiled_l2 import pairwise_tiled_l2
 from pipeline.encoders import build_encoder, metric_of
 from pipeline.io import schemas
-from pipeline.io.digest import sha256_file
+from pipeline.io.digest import sha256_once
 from pipeline.io.images import to_square
 from pipeline.io.runfolder import DUPLICATES, TrainingImages, index_folder
 from pipeline.io.runjson import read_run_config
@@ -34,7 +34,6 @@ from pipeline.io.tables import read_table
 from pipeline.runner.part import Context
 from pipeline.stages.scan import image_limits, shards_of
 
-_NEIGHBOURS = 50
 _MAX_MEMBERS = 64
 _CHUNKS = 16
 
@@ -45,7 +44,7 @@ Row = dict[str, Any]
 def open_gallery(context: Context) -> "Gallery":
     """The gallery of a run's training set, opened once a process."""
     config = context.config if context.config.train is None else read_run_config(context.train)
-    digest = sha256_file(context.train / DUPLICATES)
+    digest = sha256_once(context.train / DUPLICATES)
     match = context.config.match
     return _open(context.train.resolve(), config.model_dump_json(), match, digest)
 
@@ -126,8 +125,10 @@ class Gallery:
             members = self._members[best[0]["group_id"]][:_MAX_MEMBERS]
             refined = self._best_by_group(picture, np.array(members, np.int64))
             best = sorted([*refined, *best[1:]], key=_nearness)
-        l2_all = np.sort([row["l2"] for row in best])[:_NEIGHBOURS]
-        for rank, row in enumerate(best[: self._match.keep]):
+        l2_all = np.sort([row["l2"] for row in best])[:N_NEIGHBOURS]
+        kept = best[: self._match.keep]
+        kept += [row for row in sorted(best, key=_nearness_as_a_whole)[:1] if row not in kept]
+        for rank, row in enumerate(kept):
             others = [other for other in best if other["group_id"] != row["group_id"]]
             row["rank"] = rank
             row["encoder"] = next(
@@ -135,10 +136,11 @@ class Gallery:
             )
             row["blank"] = bool(is_blank(self.square(row["image_id"])[None])[0])
             row["nearest_ratio"] = _ratio(row["tiled_l2"], [o["tiled_l2"] for o in others])
+            row["l2_ratio"] = _ratio(row["l2"], [o["l2"] for o in others])
             row["l2_ratio_50nn"] = float(adaptive_l2(np.array([row["l2"]]), l2_all[None])[0])
             row.update(self._masked(picture, row, others))
             row.update(self._descriptor(row["image_id"], vectors))
-        return best[: self._match.keep]
+        return kept
 
     def _best_by_group(self, picture: npt.NDArray[np.uint8], ids: Ids) -> list[Row]:
         if not len(ids):
@@ -182,6 +184,10 @@ class Gallery:
 
 def _nearness(row: Row) -> tuple[float, int]:
     return round(row["tiled_l2"], 6), row["image_id"]
+
+
+def _nearness_as_a_whole(row: Row) -> tuple[float, int]:
+    return round(row["l2"], 6), row["image_id"]
 
 
 def _ratio(nearest: float, others: Sequence[float] | npt.NDArray[np.float64]) -> float | None:

@@ -14,29 +14,18 @@ from pipeline.detection.blank import is_blank
 from pipeline.generation.backend import Sampling
 from pipeline.generation.seeds import hash63, image_seed
 from pipeline.io import schemas
-from pipeline.io.digest import sha256_file
 from pipeline.io.images import encode_png
-from pipeline.io.runfolder import part_name
 from pipeline.io.shards import write_shard
 from pipeline.io.tables import write_rows
-from pipeline.runner.part import Context, Outcome, Part, Stage, reject_counts, relative
-from pipeline.stages.models import model_folder, open_model
-from pipeline.stages.screen import distinct_prompts
+from pipeline.runner.part import Context, Outcome, Part, Stage, reject_counts
+from pipeline.stages.models import caption_parts, open_model
+from pipeline.stages.prompts import distinct_prompts
 
 
 def plan(context: Context) -> list[Part]:
     """One part a block of captions."""
-    folder = model_folder(context)
-    weights = sha256_file(folder)
-    blocks = batched(distinct_prompts(context), context.config.generate.prompts_per_part)
-    return [
-        Part(
-            part_name(number),
-            (relative(folder, context.run),),
-            {"prompts": list(block), "model": weights},
-        )
-        for number, block in enumerate(blocks)
-    ]
+    size = context.config.generate.prompts_per_part
+    return caption_parts(context, distinct_prompts(context), size)
 
 
 def run(part: Part, context: Context) -> Outcome:

@@ -42,5 +42,5 @@ def run(part: Part, context: Context) -> Outcome:
     return Outcome((output,), len(accepted), len(accepted))
 
 
-STAGE = Stage("match", 1, ("match", "embed", "train"), plan, run, on_device=True)
+STAGE = Stage("match", 2, ("match", "embed", "train"), plan, run, on_device=True)
 TABLE = merge_stage("match-table", "matches/part-*.parquet", MATCHES, schemas.MATCHES)

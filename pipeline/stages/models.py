@@ -1,11 +1,16 @@
-"""Which model a run audits, and its fingerprint."""
+"""Which model a run audits, its fingerprint, and the parts that put captions to it."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from pipeline.batches import batched
 from pipeline.errors import UsageError
 from pipeline.generation.backend import DiffusionModel, load_model
 from pipeline.generation.loading import check_folder, resolve_model
-from pipeline.runner.part import Context
+from pipeline.io.digest import sha256_once
+from pipeline.io.runfolder import part_name
+from pipeline.runner.part import Context, Part, relative
 
 
 def model_folder(context: Context) -> Path:
@@ -21,6 +26,22 @@ def model_folder(context: Context) -> Path:
         raise UsageError("no model: give --model FOLDER, or model.path in the config")
     check_folder(folder)
     return folder
+
+
+def caption_parts(
+    context: Context, captions: Sequence[dict[str, Any]], size: int, *, inputs: Sequence[str] = ()
+) -> list[Part]:
+    """One part a block of `size` captions; the model is its first input."""
+    folder = model_folder(context)
+    weights = sha256_once(folder)
+    return [
+        Part(
+            part_name(number),
+            (relative(folder, context.run), *inputs),
+            {"prompts": list(block), "model": weights},
+        )
+        for number, block in enumerate(batched(captions, size))
+    ]
 
 
 def open_model(folder: Path, context: Context, fingerprint: str) -> DiffusionModel:

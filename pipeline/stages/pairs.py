@@ -101,7 +101,6 @@ def _join(context: Context, name: str, block: int) -> _Join:
     config = context.config.pairs
     metric = metric_of(context.config.embed.encoders[name])
     quality = config.pdq_min_quality if metric == "hamming" else None
-    present, _ = read_embeddings(context.run, name, normalise=False)
     ids, vectors = read_embeddings(
         context.run, name, normalise=metric == "cosine", min_quality=quality
     )
@@ -115,7 +114,10 @@ def _join(context: Context, name: str, block: int) -> _Join:
         pairs = indexes.self_join(vectors, ids, config.min_similarity[name], rows=rows, index=index)
     if config.max_pixel_l2 is not None:
         pairs = _agreeing(pairs, context, config.max_pixel_l2)
-    featureless = int(np.isin(present, centres).sum()) - len(ids) if block == 0 else 0
+    featureless = 0
+    if quality is not None and block == 0:  # counted once, by the first part
+        every, _ = read_embeddings(context.run, name, normalise=False)
+        featureless = int(np.isin(every, centres).sum()) - len(ids)
     reasons = ["pdq" if metric == "hamming" else "descriptor"] * len(pairs)
     return _Join(_table(pairs, reasons), len(ids[rows]), featureless)
 

@@ -14,7 +14,7 @@ from pipeline.generation.seeds import hash63, prompt_id
 from pipeline.io import schemas
 from pipeline.io.prompt_files import read_prompts
 from pipeline.io.runfolder import DUPLICATES, PROMPTS, read_images
-from pipeline.io.tables import read_table, write_rows
+from pipeline.io.tables import read_rows, read_table, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 
 Row = dict[str, Any]
@@ -44,6 +44,18 @@ def run(part: Part, context: Context) -> Outcome:
         row["rank"] = rank
     write_rows(context.path(PROMPTS), rows, schemas.PROMPTS)
     return Outcome((PROMPTS,), len(rows), len(rows))
+
+
+def distinct_prompts(context: Context) -> list[Row]:
+    """Each caption once, in the order of rank: prompt_id and caption."""
+    rows = read_rows(
+        context.findings / PROMPTS, schemas.PROMPTS, columns=["prompt_id", "caption", "rank"]
+    )
+    rows.sort(key=lambda row: row["rank"])
+    first: dict[int, Row] = {}
+    for row in rows:
+        first.setdefault(row["prompt_id"], {k: row[k] for k in ("prompt_id", "caption")})
+    return list(first.values())
 
 
 def _captions_by_group(context: Context) -> dict[int, Counter[str]]:

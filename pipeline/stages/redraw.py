@@ -19,10 +19,10 @@ from PIL import Image
 
 from pipeline.batches import batched
 from pipeline.detection.blank import is_blank
-from pipeline.detection.verdict import judge_generation
+from pipeline.detection.verdict import judge_generation, leaning
 from pipeline.generation.seeds import hash63, image_seed, prompt_id
 from pipeline.io import schemas
-from pipeline.io.digest import sha256_file
+from pipeline.io.digest import sha256_once
 from pipeline.io.images import encode_png
 from pipeline.io.runfolder import DUPLICATES, FINDINGS, part_name
 from pipeline.io.shards import write_shard
@@ -70,7 +70,7 @@ def plan(context: Context) -> list[Part]:
     )
     parts = []
     for method, folder in {BASE: model_folder(context), **models}.items():
-        weights = sha256_file(folder)
+        weights = sha256_once(folder)
         for number, block in enumerate(batched(jobs, _JOBS_PER_PART)):
             params = {
                 "method": method,
@@ -128,7 +128,8 @@ def _judge(
     redraw_id = hash63("redraw", method, job.arm, job.caption, seed)
     generation = {"generation_id": redraw_id, "status": "rejected" if blank else "ok"}
     evidence = gather(generation, matches, searched=True)
-    judged = judge_generation(evidence, thresholds(context.config.verdict))
+    limits = thresholds(context.config.verdict)
+    judged, leans_to = judge_generation(evidence, limits), leaning(evidence, limits)
     nearest = next(iter(matches), {})
     shown = next((row for row in matches if row["image_id"] == judged.image_id), nearest)
     return {
@@ -143,13 +144,14 @@ def _judge(
         "seed": seed,
         "image_id": judged.image_id,
         "verdict": str(judged.verdict),
+        "leaning_group": None if leans_to is None else leans_to.group_id,
         **{name: shown.get(name) for name in schemas.DISTANCES},
     }
 
 
 STAGE = Stage(
     "redraw",
-    1,
+    2,
     ("erase", "verify", "generate", "match", "verdict", "embed", "train", "findings", "erased"),
     plan,
     run,

@@ -1,4 +1,9 @@
-"""score: the only stage that compares what was found with what was planted."""
+"""score: the only stage that compares what was found with what was planted.
+
+A caption's truth is the share of its drawings that reproduce a training picture, its own or that of
+another caption: both are memorization, and the verdict compares with all pictures. The curve by
+copies counts the caption's own picture alone.
+"""
 
 import json
 from collections import Counter
@@ -84,15 +89,17 @@ def _scored(truth: list[Row], findings: dict[int, Row]) -> list[Row]:
         finding = findings.get(prompt)
         if finding is None:
             continue
-        p = sum(row["reproduced"] for row in drawn) / len(drawn)
+        own = sum(row["reproduced"] for row in drawn) / len(drawn)
+        other = sum(row["reproduced_picture"] is not None for row in drawn) / len(drawn) - own
         first = drawn[0]
         fields = ("prompt_id", "caption", "picture_id", "planted", "k", "k_caption")
         rows.append(
             {
                 **{name: first[name] for name in fields},
                 "n_truth": len(drawn),
-                "p_truth": p,
-                "truth": label(p),
+                "p_truth": own,
+                "p_other": other,
+                "truth": label(own + other),
                 "verdict": finding["verdict"],
                 "rate": finding["rate"],
                 "noise_gap": finding["noise_gap"],
@@ -153,4 +160,4 @@ def _curve(truth: list[Row]) -> list[Row]:
     return points
 
 
-STAGE = Stage("score", 1, ("demo",), plan, run)
+STAGE = Stage("score", 2, ("demo",), plan, run)

@@ -16,30 +16,19 @@ from pipeline.generation.backend import DiffusionModel
 from pipeline.generation.seeds import image_seed
 from pipeline.generation.trajectory import ScoredStep, first_steps
 from pipeline.io import schemas
-from pipeline.io.digest import sha256_file
-from pipeline.io.runfolder import PROMPTS, SCREEN, part_name
-from pipeline.io.tables import read_rows, write_rows
+from pipeline.io.runfolder import SCREEN
+from pipeline.io.tables import write_rows
 from pipeline.runner.merge import merge_stage
-from pipeline.runner.part import Context, Outcome, Part, Stage, relative
-from pipeline.stages.models import model_folder, open_model
+from pipeline.runner.part import Context, Outcome, Part, Stage
+from pipeline.stages.models import caption_parts, open_model
+from pipeline.stages.prompts import distinct_prompts
 
 _PROMPTS_PER_PART = 64
 
 
 def plan(context: Context) -> list[Part]:
     """One part a block of captions."""
-    folder = model_folder(context)
-    prompts = distinct_prompts(context)
-    weights = sha256_file(folder)
-    blocks = batched(prompts, _PROMPTS_PER_PART)
-    return [
-        Part(
-            part_name(number),
-            (relative(folder, context.run),),
-            {"prompts": list(block), "model": weights},
-        )
-        for number, block in enumerate(blocks)
-    ]
+    return caption_parts(context, distinct_prompts(context), _PROMPTS_PER_PART)
 
 
 def run(part: Part, context: Context) -> Outcome:
@@ -58,18 +47,6 @@ def run(part: Part, context: Context) -> Outcome:
     write_rows(context.path(output), rows, schemas.SCREEN)
     scored = len(jobs) * config.screen.steps
     return Outcome((output,), scored, len(rows))
-
-
-def distinct_prompts(context: Context) -> list[dict[str, Any]]:
-    """Each caption once, in the order of rank: prompt_id and caption."""
-    rows = read_rows(
-        context.findings / PROMPTS, schemas.PROMPTS, columns=["prompt_id", "caption", "rank"]
-    )
-    rows.sort(key=lambda row: row["rank"])
-    first: dict[int, dict[str, Any]] = {}
-    for row in rows:
-        first.setdefault(row["prompt_id"], {k: row[k] for k in ("prompt_id", "caption")})
-    return list(first.values())
 
 
 @torch.inference_mode()

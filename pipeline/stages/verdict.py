@@ -16,7 +16,7 @@ from pipeline.detection.tiled_l2 import pairwise_tiled_l2
 from pipeline.detection.verdict import GenerationEvidence, Match, Thresholds
 from pipeline.io import schemas
 from pipeline.io.images import decode, to_square
-from pipeline.io.runfolder import DUPLICATES, PROMPTS
+from pipeline.io.runfolder import PROMPTS
 from pipeline.io.shards import iterate_samples
 from pipeline.io.tables import read_rows, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
@@ -41,7 +41,6 @@ def run(part: Part, context: Context) -> Outcome:
     generations = read_rows(context.path(part.inputs[1]), schemas.GENERATIONS)
     searched = len(part.inputs) > 3
     matches = read_rows(context.path(part.inputs[3]), schemas.MATCHES) if searched else []
-    searched = searched and (context.train / DUPLICATES).is_file()
     pictures = _pictures(part, context, [row["key"] for row in generations])
     by_generation = _group(matches, "generation_id")
     prompts = _first_by_id(read_rows(context.findings / PROMPTS, schemas.PROMPTS))
@@ -71,10 +70,19 @@ def thresholds(config: VerdictConfig) -> Thresholds:
 
 def gather(generation: Row, matches: Iterable[Row], *, searched: bool) -> GenerationEvidence:
     """The evidence on one generation from its rows of matches.parquet."""
-    fields = ("tiled_l2", "l2", "nearest_ratio", "l2_ratio_50nn", "masked_l2", "masked_ratio")
+    fields = (
+        "tiled_l2",
+        "l2",
+        "nearest_ratio",
+        "l2_ratio",
+        "l2_ratio_50nn",
+        "masked_l2",
+        "masked_ratio",
+    )
     found = tuple(
         Match(
             image_id=row["image_id"],
+            group_id=row["group_id"],
             similarity=row["similarity"],
             blank=row["blank"],
             **{name: row[name] for name in fields},
@@ -157,4 +165,4 @@ def _first_by_id(rows: list[Row]) -> dict[int, Row]:
     return first
 
 
-STAGE = Stage("verdict", 1, ("verdict", "match"), plan, run)
+STAGE = Stage("verdict", 2, ("verdict", "match"), plan, run)

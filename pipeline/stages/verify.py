@@ -10,24 +10,26 @@ of the difference between two seeds of one caption, or that kept pictures are no
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.detection.caption_verdict import is_most
 from pipeline.detection.intervals import wilson
 from pipeline.detection.l2 import l2
-from pipeline.detection.verdict import HITS
+from pipeline.detection.verdict import HITS, Thresholds
 from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
-from pipeline.io.digest import sha256_file
+from pipeline.io.digest import sha256_once
 from pipeline.io.images import decode, to_square
 from pipeline.io.runfolder import VERIFICATION
 from pipeline.io.shards import iterate_samples
 from pipeline.io.tables import read_parts, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.redraw import BASE, erased_models
+from pipeline.stages.verdict import thresholds
 
 _ERASED_ARMS = ("trained", "held_out")
 Row = dict[str, Any]
@@ -48,14 +50,15 @@ def run(part: Part, context: Context) -> Outcome:
     drawings = read_parts(tables, schemas.REDRAWS).to_pylist()
     pictures = dict(_pictures(context, {row["key"] for row in drawings}))
     before = {_place(row): row for row in drawings if row["method"] == BASE}
+    limits = thresholds(context.config.verdict)
     rows: list[Row] = []
     methods: dict[str, Row] = {}
     for method, folder in erased_models(context).items():
         after = [row for row in drawings if row["method"] == method]
-        sha256 = sha256_file(folder)
+        sha256 = sha256_once(folder)
         own = [
             row | {"method": method, "attack": "none", "model_sha256": sha256}
-            for row in _by_caption(before, after, pictures)
+            for row in _by_caption(before, after, pictures, limits)
         ]
         rows += own
         methods[method] = _conclude(own, context) | {"model_sha256": sha256}
@@ -67,7 +70,10 @@ def run(part: Part, context: Context) -> Outcome:
 
 
 def _by_caption(
-    before: dict[tuple[str, str, int], Row], after: list[Row], pictures: dict[str, Picture]
+    before: dict[tuple[str, str, int], Row],
+    after: list[Row],
+    pictures: dict[str, Picture],
+    limits: Thresholds,
 ) -> Iterator[Row]:
     grouped: dict[tuple[str, str], list[Row]] = {}
     for row in after:
@@ -76,7 +82,7 @@ def _by_caption(
         then = [before[_place(row)] for row in now]
         new = np.stack([pictures[row["key"]] for row in now])
         old = np.stack([pictures[row["key"]] for row in then])
-        n, hits = len(now), _own_hits(now)
+        n, hits, hits_before = len(now), _own_hits(now, limits), _own_hits(then, limits)
         low, high = wilson(hits, n)
         yield {
             "arm": arm,
@@ -84,10 +90,10 @@ def _by_caption(
             "prompt_id": now[0]["prompt_id"],
             "caption": caption,
             "n": n,
-            "hits_before": _own_hits(then),
+            "hits_before": hits_before,
             "hits_after": hits,
-            "displaced_after": sum(row["verdict"] in HITS for row in now) - hits,
-            "rate_before": _own_hits(then) / n,
+            "displaced_after": sum(row["verdict"] in HITS and not _is_own(row) for row in now),
+            "rate_before": hits_before / n,
             "rate_after": hits / n,
             "ci_low": low,
             "ci_high": high,
@@ -96,11 +102,20 @@ def _by_caption(
         }
 
 
-def _own_hits(rows: Iterable[Row]) -> int:
-    """Drawings of the caption's own picture; of any training picture for the empty prompt."""
-    return sum(
-        row["verdict"] in HITS and row["target_group"] in (None, row["group_id"]) for row in rows
-    )
+def _own_hits(rows: Sequence[Row], limits: Thresholds) -> int:
+    """Drawings of the caption's own picture; of any training picture for the empty prompt.
+
+    As in the verdict on a caption, drawings that only lean to the picture count if most do.
+    """
+    hits = [row for row in rows if row["verdict"] in HITS and _is_own(row)]
+    target = rows[0]["target_group"]
+    either = [row for row in rows if row in hits or row["leaning_group"] == target]
+    agree = target is not None and is_most(len(either), len(rows), limits)
+    return len(either) if agree else len(hits)
+
+
+def _is_own(row: Row) -> bool:
+    return row["target_group"] in (None, row["group_id"])
 
 
 def _conclude(rows: list[Row], context: Context) -> Row:
@@ -173,4 +188,4 @@ def _pictures(context: Context, keys: set[str]) -> Iterator[tuple[str, Picture]]
             yield sample["__key__"], to_square(decode(sample["png"]), side)
 
 
-STAGE = Stage("verify", 1, ("verify", "match", "erased"), plan, run)
+STAGE = Stage("verify", 2, ("verify", "match", "verdict", "erased"), plan, run)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.demo.plant import plant, rewordings
+from pipeline.demo.plant import planned_rows, plant, rewordings
 from pipeline.errors import UsageError
 
 SMOKE = {"copies": (1, 8, 32), "pictures_per_level": 2, "limit": 150}
@@ -51,6 +51,11 @@ def full(tmp_path_factory):
     out = tmp_path_factory.mktemp("full")
     plant(out)
     return out
+
+
+def test_planned_rows_are_those_of_the_tables(full):
+    tables = [pq.read_metadata(p) for p in (full / "shards").glob("*.parquet")]
+    assert planned_rows((1, 2, 4, 8, 16, 32, 64), 12) == sum(t.num_rows for t in tables)
 
 
 def test_every_row_with_a_picture_has_one_line_of_truth(full):

@@ -105,6 +105,48 @@ def test_a_clique_below_a_blank_one_is_found():
     assert judge_caption(evidence_of("bbbbbbbv----"), distances, few).verdict == "verbatim"
 
 
+def leaning(image_id, group_id=None, ratio=0.65):
+    """A drawing that alone is no hit: too far, but much nearer to one training image."""
+    match = Match(image_id, 0.3, 0.2, nearest_ratio=0.9, l2_ratio=ratio, group_id=group_id)
+    return GenerationEvidence(generation_id=1000 + image_id, matches=(match,))
+
+
+def judged(*evidence):
+    return judge_caption(list(evidence), distances_of(len(evidence)), T)
+
+
+def test_drawings_that_agree_on_a_training_picture_are_template_hits():
+    copies = [leaning(i, group_id=7) for i in range(3)]
+    others = [leaning(i) for i in range(10, 13)]
+    verdict = judged(*copies, *others)
+    assert (verdict.verdict, verdict.n_hits) == ("template", 3)
+    assert verdict.image_ids == (0, 1, 2)
+    assert [g.verdict for g in verdict.generations] == ["template"] * 3 + ["none"] * 3
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        [leaning(i) for i in range(6)],  # each nearest to another picture
+        [leaning(i, 7) for i in range(2)] + [leaning(i) for i in range(10, 12)],  # below min_hits
+        [leaning(i, 7) for i in range(3)] + [leaning(i) for i in range(10, 14)],  # below half
+        [leaning(i, 7, ratio=0.71) for i in range(6)],  # another picture is about as near
+        [leaning(i, 7, ratio=None) for i in range(6)],  # there is no other picture
+        [replace(leaning(i, 7), blank=True) for i in range(6)],
+    ],
+)
+def test_drawings_that_do_not_agree_are_none(evidence):
+    verdict = judged(*evidence)
+    assert (verdict.verdict, verdict.n_hits) == ("none", 0)
+
+
+def test_agreement_leaves_stronger_verdicts_as_they_are():
+    exact = GenerationEvidence(1, (Match(0, 0.01, 0.01, 0.1, l2_ratio=0.1, group_id=7),))
+    verdict = judged(exact, leaning(1, 7), leaning(2, 7))
+    assert [g.verdict for g in verdict.generations] == ["verbatim", "template", "template"]
+    assert verdict.verdict == "template" and verdict.n_verbatim == 1
+
+
 def test_fractions_are_not_lost_to_rounding():
     # In binary 0.07 of 100 is above 7.
     limits = replace(T, clique_fraction=0.07)

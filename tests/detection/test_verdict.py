@@ -10,6 +10,7 @@ from pipeline.detection.verdict import (
     Match,
     Thresholds,
     judge_generation,
+    leaning,
 )
 
 T = Thresholds()
@@ -106,3 +107,24 @@ def test_the_strongest_match_stands_in_any_order():
 def test_refuses(change):
     with pytest.raises(MeasureError, match="None if unknown"):
         replace(COPY, **change)
+
+
+def leans_to(*matches, blank=False):
+    nearest = leaning(GenerationEvidence(9, matches, blank), T)
+    return None if nearest is None else nearest.image_id
+
+
+def test_a_generation_leans_to_the_image_that_is_nearest_as_a_whole():
+    tile, whole = Match(1, 0.1, 0.3, l2_ratio=0.1), Match(2, 0.5, 0.2, l2_ratio=0.7)
+    assert leans_to(tile, whole) == 2  # the worst tile does not count
+    assert leans_to(tile, replace(whole, l2_ratio=0.700001)) is None
+    assert leans_to(tile, replace(whole, l2_ratio=None)) is None
+    assert leans_to(tile, replace(whole, blank=True)) is None
+    assert leans_to(whole, blank=True) is None
+    assert leans_to() is None
+    assert leans_to(replace(whole, image_id=8), replace(whole, image_id=5)) == 5
+
+
+def test_near_duplicates_are_one_picture():
+    assert Match(4, 0.1, 0.1).picture == 4
+    assert Match(4, 0.1, 0.1, group_id=2).picture == 2

@@ -39,7 +39,7 @@ def test_counts_of_the_audit(tmp_path: Path) -> None:
     assert (facts.audit.controls, facts.audit.flagged_controls.hits) == (4, 0)
     assert facts.audit.unet_forwards == 200 * len(COPIES)
     assert [f.n_duplicates for f in facts.audit.findings] == [64, 16, 4]
-    assert facts.extracted.images == 3
+    assert (facts.extracted.pictures, facts.extracted.images) == (3, 4)
     assert facts.extracted.generations == 4 + 4 + 1
     best = facts.audit.findings[0]
     assert best.image_id is not None and best.tiled_l2 == pytest.approx(0.08)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.stages.score import _curve, _recall, label, pair_counts
+from pipeline.stages.score import _curve, _recall, _scored, label, pair_counts
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=20))
@@ -59,3 +59,15 @@ def test_curve_pools_drawings_by_copies():
     points = {point["k"]: point for point in _curve(rows)}
     assert points[1]["rate"] == 0 and points[8]["rate"] == 0.5
     assert points[8]["ci_low"] == pytest.approx(0.0945, abs=1e-3)  # Wilson, 1 of 2
+
+
+def test_a_drawing_of_another_training_picture_is_memorization_too():
+    fields = {"prompt_id": 1, "caption": "c", "picture_id": "a", "planted": True}
+    fields |= {"k": 2, "k_caption": 1}
+    shown = ["a", "b", "b", None]
+    truth = [fields | {"reproduced": p == "a", "reproduced_picture": p} for p in shown]
+    finding = {"verdict": "verbatim", "rate": 0.5, "noise_gap": None}
+    (row,) = _scored(truth, {1: finding})
+    assert (row["p_truth"], row["p_other"], row["truth"]) == (0.25, 0.5, "positive")
+    (point,) = _curve(truth)
+    assert point["hits"] == 1  # the curve is about the caption's own picture

@@ -3,12 +3,15 @@
 import pytest
 
 from pipeline.config import make_config
+from pipeline.detection.verdict import Thresholds
 from pipeline.io import schemas
 from pipeline.io.runfolder import FINDINGS
 from pipeline.io.tables import write_rows
 from pipeline.runner.part import Context
 from pipeline.stages.split import split_findings
 from pipeline.stages.verify import _conclude, _own_hits
+
+LIMITS = Thresholds(clique_fraction=0.5, min_hits=2)
 
 
 def _finding(number, group, *, role="target", verdict="verbatim"):
@@ -78,14 +81,30 @@ def test_controls_are_halved(tmp_path):
     assert _ids(retained) | _ids(split.controls) == set(range(30, 36))
 
 
-def _drawing(verdict, group, target):
-    return {"verdict": verdict, "group_id": group, "target_group": target}
+def _drawing(verdict, group, target, leaning=None):
+    return {
+        "verdict": verdict,
+        "group_id": group,
+        "target_group": target,
+        "leaning_group": leaning,
+    }
 
 
 def test_own_hits():
     rows = [_drawing("verbatim", 1, 1), _drawing("verbatim", 2, 1), _drawing("none", 1, 1)]
-    assert _own_hits(rows) == 1
-    assert _own_hits([_drawing("verbatim", 5, None), _drawing("none", None, None)]) == 1
+    assert _own_hits(rows, LIMITS) == 1
+    assert _own_hits([_drawing("verbatim", 5, None), _drawing("none", None, None)], LIMITS) == 1
+
+
+def test_drawings_that_lean_to_the_own_picture_count_if_most_do():
+    hit, lean = _drawing("verbatim", 1, 1), _drawing("none", None, 1, leaning=1)
+    away, other = _drawing("none", None, 1), _drawing("none", None, 1, leaning=2)
+    assert _own_hits([hit, lean, away, other], LIMITS) == 2
+    assert _own_hits([lean, lean, away], LIMITS) == 2
+    assert _own_hits([lean, lean, away, away, away], LIMITS) == 0  # too few to speak for all
+    assert _own_hits([hit, lean, away, away, away], LIMITS) == 1
+    empty = [_drawing("none", None, None, leaning=None)] * 4
+    assert _own_hits(empty, LIMITS) == 0  # the empty prompt has no own picture to lean to
 
 
 def _row(arm, n, before, after, *, displaced=0, drift=0.05, seed_drift=0.2):

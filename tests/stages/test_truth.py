@@ -5,7 +5,7 @@ import pytest
 from shard_builder import picture
 
 from pipeline.io.images import to_square
-from pipeline.stages.truth import similarities
+from pipeline.stages.truth import reproduced, similarities
 
 
 def _ssim(a: np.ndarray, b: np.ndarray) -> float:
@@ -39,13 +39,29 @@ def test_similarities_agree_with_the_definition():
     originals = np.stack([to_square(picture(i), 24) for i in range(6)])
     noise = np.random.default_rng(0).integers(-20, 20, originals[2].shape)
     drawn = np.clip(originals[2].astype(int) + noise, 0, 255).astype(np.uint8)
-    own, other = similarities(drawn, originals, 2)
-    assert own == pytest.approx(_ssim(drawn, originals[2]), abs=1e-4)
-    expected = max(_ssim(drawn, originals[i]) for i in range(6) if i != 2)
-    assert other == pytest.approx(expected, abs=1e-4)
+    found = similarities(drawn, originals, 2)
+    assert found == pytest.approx({i: _ssim(drawn, originals[i]) for i in range(6)}, abs=1e-4)
 
 
-def test_the_own_picture_is_not_among_the_others():
-    originals = np.stack([to_square(picture(i), 24) for i in range(4)])
-    own, other = similarities(originals[1], originals, 1)
-    assert own == pytest.approx(1.0) and other < 0.9
+def test_the_own_picture_is_compared_however_far_it_is():
+    originals = np.stack([to_square(picture(i), 24) for i in range(40)])
+    ranked = np.argsort(np.square(originals.astype(float) - originals[0]).mean(axis=(1, 2, 3)))
+    farthest = int(ranked[-1])
+    found = similarities(originals[0], originals, farthest)
+    assert farthest in found and len(found) < 40
+    assert reproduced(found) == 0
+
+
+@pytest.mark.parametrize(
+    ("similarity", "expected"),
+    [
+        ({3: 0.9, 5: 0.5, 8: 0.1}, 3),
+        ({3: 0.5, 5: 0.9}, 5),
+        ({3: 0.59, 5: 0.1}, None),  # not near
+        ({3: 0.9, 5: 0.86}, None),  # near, but so is another: 0.1 is not below 0.7 * 0.14
+        ({3: 0.9, 5: 0.85}, 3),
+        ({3: 0.9, 5: 0.9}, None),
+    ],
+)
+def test_a_picture_is_reproduced_where_it_is_near_and_stands_out(similarity, expected):
+    assert reproduced(similarity) == expected

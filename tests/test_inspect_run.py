@@ -1,0 +1,42 @@
+"""What is said of a run before and after it."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+from shard_builder import ShardBuilder, jpeg, picture
+
+from pipeline.config import load_config
+from pipeline.inspect_run import plan_table
+from pipeline.shipped import config_path
+
+
+def printed(table: object) -> str:
+    text = io.StringIO()
+    Console(width=200, file=text).print(table)
+    return " ".join(text.getvalue().split())
+
+
+def test_the_plan_of_the_demo_counts_what_it_will_plant() -> None:
+    config = load_config(config_path("demo"), ["demo.copies=[1, 3]", "demo.pictures_per_level=5"])
+    base = load_config(config_path("demo"), ["demo.copies=[1]"])
+
+    def rows(text: str) -> int:
+        return int(text.split("rows │ ")[1].split(maxsplit=1)[0].replace(",", ""))
+
+    assert rows(printed(plan_table(config))) == rows(printed(plan_table(base))) + 5 * 2
+
+
+def test_the_plan_of_shards_counts_their_rows(tmp_path: Path) -> None:
+    builder = ShardBuilder(tmp_path / "shards" / "00000.tar")
+    for i in range(3):
+        builder.add(f"p{i}", jpeg(picture(i)), f"picture {i}")
+    builder.write()
+    config = load_config(config_path("dedup-laion"), [f"dataset.shards=[{tmp_path / 'shards'}]"])
+    text = printed(plan_table(config))
+    assert "rows │ 3 │" in text
+    assert "shards │ 1, " in text
+
+
+def test_the_plan_of_an_audit_has_no_rows_of_its_own() -> None:
+    assert "rows │" not in printed(plan_table(load_config(config_path("audit-stable-diffusion"))))
