@@ -336,6 +336,7 @@ class SyntheticRun:
             "k_caption": self.copies[number],
             "n_truth": 16,
             "p_truth": share,
+            "p_other": 0.0,
             "truth": "positive" if share >= 0.5 else "negative" if share <= 0.05 else "partial",
             "verdict": self.verdict(number),
             "rate": share,
