@@ -123,8 +123,9 @@ class SyntheticRun:
         write_rows(self.run / "findings.parquet", self.findings, schemas.FINDINGS)
         numbers = [n for n in range(len(self.copies)) if self.hits(n)]
         found = [self._extracted(n) for n in numbers]
-        found[0]["n_generations"] -= 1  # its last drawing is nearest to another copy
-        found.append(found[0] | {"image_id": self.members[numbers[0]][1], "n_generations": 1})
+        if found:  # the last drawing of the first one is nearest to another copy
+            found[0]["n_generations"] -= 1
+            found.append(found[0] | {"image_id": self.members[numbers[0]][1], "n_generations": 1})
         write_rows(self.run / "extracted.parquet", found, schemas.EXTRACTED)
 
     def erasure(self) -> None:
