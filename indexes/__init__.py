@@ -14,7 +14,7 @@ from indexes.ivf import build, default_factory
 from indexes.join import Pairs, exact_classes, hamming_join, self_join, stars
 from indexes.metrics import cosine, euclidean, hamming
 from indexes.nearest import NearestIndex
-from indexes.recall import Recall, measured_recall, wilson
+from indexes.recall import Recall, measured_recall, recall_of, sampled_pairs, wilson
 from indexes.store import load, save
 
 __all__ = [
@@ -42,6 +42,8 @@ __all__ = [
     "load",
     "measured_recall",
     "range_pairs",
+    "recall_of",
+    "sampled_pairs",
     "save",
     "self_join",
     "stars",

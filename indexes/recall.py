@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from indexes.checks import checked, checked_ids
+from indexes.checks import checked_ids, unit
 from indexes.exact import range_pairs
 from indexes.join import Pairs
 from indexes.metrics import AnyVectors, Ids, Metric
+
+_VECTORS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -45,19 +47,49 @@ def measured_recall(
 ) -> Recall:
     """Recall of `pairs`, a join of the whole set, among all pairs of `sample` ids.
 
-    `threshold` is the one joined at: a cosine, or for "hamming" a number of bits. The sample is of
-    ids, by seed, whatever the order of rows.
+    `threshold` is the one joined at: a cosine, or for "hamming" a number of bits.
     """
-    vectors = checked(vectors, metric)
+    true = sampled_pairs(vectors, ids, threshold, metric=metric, sample=sample, seed=seed)
+    return recall_of(true, pairs)
+
+
+def sampled_pairs(
+    vectors: AnyVectors,
+    ids: Ids,
+    threshold: float,
+    *,
+    metric: Metric = "cosine",
+    sample: int = 1000,
+    seed: int = 0,
+) -> Pairs:
+    """All pairs that one of `sample` ids is in, by an exact scan of the set.
+
+    The sample is of ids, by seed, whatever the order of rows. For "cosine" vectors (n, d) may be a
+    memory map in fp16, and need no unit norm; they are read a block at a time.
+    """
     ids = checked_ids(ids, len(vectors))
     ascending = np.argsort(ids)
     size = min(sample, len(ids))
     chosen = ascending[np.random.default_rng(seed).choice(len(ids), size, replace=False)]
-    rows_a, rows_b, _ = range_pairs(vectors[chosen], vectors, threshold, metric)
-    true = _unordered(ids[chosen[rows_a]], ids[rows_b])
-    found = _unordered(pairs.id_a, pairs.id_b)
-    hits = len(true) - len(np.setdiff1d(true, found, assume_unique=True))
-    return Recall(len(true), hits, *wilson(hits, len(true)))
+    ready = unit if metric == "cosine" else np.ascontiguousarray
+    queries = ready(vectors[chosen])
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    for start in range(0, len(ids), _VECTORS_AT_ONCE):
+        block = ready(vectors[start : start + _VECTORS_AT_ONCE])
+        rows_a, rows_b, scores = range_pairs(queries, block, threshold, metric)
+        found.append((ids[chosen[rows_a]], ids[start + rows_b], scores))
+    id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
+    ordered = _unordered(id_a, id_b)
+    distinct, first = np.unique(ordered, return_index=True)
+    apart = distinct["a"] != distinct["b"]
+    return Pairs(distinct["a"][apart], distinct["b"][apart], scores[first[apart]])
+
+
+def recall_of(true: Pairs, found: Pairs) -> Recall:
+    """The share of the pairs `true` that are among `found`."""
+    wanted, there = _unordered(true.id_a, true.id_b), _unordered(found.id_a, found.id_b)
+    hits = int(np.isin(wanted, there).sum())
+    return Recall(len(wanted), hits, *wilson(hits, len(wanted)))
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -69,7 +101,7 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def _unordered(id_a: Ids, id_b: Ids) -> npt.NDArray[np.void]:
-    """Distinct pairs of distinct ids, the smaller first, as one structured array."""
+    """The pairs as one structured array, the smaller id first."""
     pairs = np.empty(len(id_a), [("a", np.int64), ("b", np.int64)])
     pairs["a"], pairs["b"] = np.minimum(id_a, id_b), np.maximum(id_a, id_b)
-    return np.unique(pairs[id_a != id_b])
+    return pairs

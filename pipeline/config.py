@@ -108,6 +108,9 @@ class Pairs(Section):
     Descriptors and PDQ are nearly blind to colour. Where `max_pixel_l2` is given, their pairs must
     also agree in colour and layout, by the `pixels` encoder: right for drawings, whose recoloured
     variants are other pictures; wrong for photographs that may be cropped.
+
+    Up to `exact_up_to` pictures all are compared with all; above, each vector visits the `probes`
+    nearest of `cells` (2 sqrt(n) by default). `recall_sample` pictures tell what that misses.
     """
 
     min_similarity: dict[str, Cosine] = Field(default_factory=lambda: {"lite0": 0.90})
@@ -115,6 +118,9 @@ class Pairs(Section):
     pdq_min_quality: float = Field(50, ge=0, le=100)
     max_pixel_l2: float | None = Field(None, ge=0, le=1)
     rows_per_part: Count = 50_000
+    exact_up_to: int = Field(200_000, ge=0)
+    cells: Count | None = None
+    probes: Count = 4
     recall_sample: int = Field(500, ge=0)
 
 

@@ -2,6 +2,7 @@
 
 from pipeline.runner.part import Stage
 from pipeline.stages import (
+    cells,
     embed,
     erase,
     export,
@@ -14,6 +15,7 @@ from pipeline.stages import (
     model,
     pairs,
     prompts,
+    recall,
     redraw,
     report,
     scan,
@@ -31,7 +33,9 @@ DEDUP: tuple[Stage, ...] = (
     ids.STAGE,
     embed.STAGE,
     index.STAGE,
+    cells.STAGE,
     pairs.STAGE,
+    recall.STAGE,
     groups.STAGE,
     export.STAGE,
 )

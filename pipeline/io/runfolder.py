@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexes import unit
+from indexes import exact_classes, unit
 from pipeline.errors import MissingInput, ShardCorrupt
 from pipeline.io import schemas
 from pipeline.io.images import ImageLimits, decode
@@ -42,6 +42,18 @@ def part_name(number: int) -> str:
 def image_part(name: str) -> str:
     """The manifest of one shard."""
     return f"images/part-{name}.parquet"
+
+
+def exact_keys(images: pa.Table) -> list[str]:
+    """What makes two rows of the manifest exact copies: equal pixels, which equal bytes imply."""
+    return list(images["pixel_sha256"].to_pylist())
+
+
+def read_centres(run: Path) -> npt.NDArray[np.int64]:
+    """One id of each class of exact copies: the smallest."""
+    images = read_images(run, columns=["image_id", "pixel_sha256"])
+    ids: npt.NDArray[np.int64] = images["image_id"].to_numpy()
+    return ids[exact_classes(exact_keys(images), ids) == ids]
 
 
 @dataclass(frozen=True)
@@ -196,6 +208,11 @@ def index_folder(encoder: str) -> str:
 def pair_part(encoder: str, name: str) -> str:
     """One block of an encoder's near-duplicate pairs."""
     return f"pairs/{encoder}/part-{name}.parquet"
+
+
+def recall_file(encoder: str) -> str:
+    """What share of an encoder's true pairs the run found."""
+    return f"recall/{encoder}.json"
 
 
 def list_pairs(run: Path) -> list[str]:

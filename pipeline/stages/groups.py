@@ -17,6 +17,7 @@ from pipeline.io import schemas
 from pipeline.io.runfolder import (
     DUPLICATES,
     REKEYED,
+    exact_keys,
     image_part,
     list_image_parts,
     list_pairs,
@@ -24,7 +25,6 @@ from pipeline.io.runfolder import (
 )
 from pipeline.io.tables import read_parts, table_from_columns, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage
-from pipeline.stages.pairs import exact_keys
 
 _EXACT_REASONS = ("bytes", "pixels")
 

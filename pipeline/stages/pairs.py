@@ -2,10 +2,13 @@
 
 A cascade. Exact copies (equal bytes, then equal pixels) collapse first, as a star around the
 smallest id: a million copies of a placeholder are a million rows, not their square. The centres
-are then joined by PDQ and by each descriptor that has a threshold; those pairs are complete.
+are then joined by PDQ and by each descriptor that has a threshold: all with all, or in cells where
+they are many.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,53 +17,61 @@ import pyarrow as pa
 import indexes
 from indexes import Pairs
 from pipeline.config import PIXELS
-from pipeline.encoders import metric_of
+from pipeline.encoders import Metric, metric_of
 from pipeline.io import schemas
 from pipeline.io.runfolder import (
     REKEYED,
+    exact_keys,
     image_part,
     list_embedding_parts,
     list_image_parts,
     pair_part,
     part_name,
+    read_centres,
     read_embeddings,
     read_images,
 )
 from pipeline.io.tables import table_from_columns, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage
+from pipeline.stages.cells import cell_files, open_cells
 
 EXACT = "exact"
 
 
 def plan(context: Context) -> list[Part]:
-    """One part for exact copies, then one a block of rows for each joined encoder."""
-    manifest = tuple(image_part(name) for name in list_image_parts(context.run))
-    manifest += (REKEYED,)
-    parts = [Part(EXACT, manifest, {"encoder": EXACT, "block": 0})]
-    confirming = [] if context.config.pairs.max_pixel_l2 is None else [PIXELS]
+    """One part for exact copies, then one a block of rows, or of cells, for each joined encoder."""
+    parts = [Part(EXACT, _manifest(context), {"encoder": EXACT, "block": [0, 0]})]
+    size = context.config.pairs.rows_per_part
+    rows = read_images(context.run, columns=["image_id"]).num_rows
     for name in joined_encoders(context):
-        files = [f for n in (name, *confirming) for f in list_embedding_parts(context.run, n)]
-        inputs = manifest + tuple(path for f in files for path in (f.vectors, f.metadata))
-        rows = read_images(context.run, columns=["image_id"]).num_rows
-        blocks = max(1, -(-rows // context.config.pairs.rows_per_part))
-        for block in range(blocks):
-            params = {"encoder": name, "block": block}
-            parts.append(Part(f"{name}-{part_name(block)}", inputs, params))
+        stored = open_cells(context.run, name)
+        blocks = _blocks(rows, size) if stored is None else _cell_blocks(stored.cells, size)
+        inputs = join_inputs(context, name)
+        parts += [
+            Part(f"{name}-{part_name(n)}", inputs, {"encoder": name, "block": list(block)})
+            for n, block in enumerate(blocks)
+        ]
     return parts
 
 
 def run(part: Part, context: Context) -> Outcome:
-    """Write the pairs that one block of rows owns."""
-    name, block = part.params["encoder"], part.params["block"]
-    output = pair_part(name, part_name(block))
+    """Write the pairs that one block of rows or cells owns."""
+    name = part.params["encoder"]
+    output = pair_part(name, part.name.removeprefix(f"{name}-") if name != EXACT else EXACT)
     if name == EXACT:
         table, rows = _exact_pairs(context)
         write_table(context.path(output), table)
         return Outcome((output,), rows, rows)
-    join = _join(context, name, block)
-    write_table(context.path(output), join.table)
-    rejected = {"featureless": join.featureless} if join.featureless else {}
-    return Outcome((output,), join.rows + join.featureless, join.rows, rejected)
+    first, end = part.params["block"]
+    join = open_join(context, name)
+    found, rows = _join(join, first, end)
+    if context.config.pairs.max_pixel_l2 is not None:
+        found = agreeing(found, context, context.config.pairs.max_pixel_l2)
+    reason = "pdq" if join.metric == "hamming" else "descriptor"
+    write_table(context.path(output), _table(found, [reason] * len(found)))
+    featureless = join.featureless if first == 0 else 0  # counted once
+    rejected = {"featureless": featureless} if featureless else {}
+    return Outcome((output,), rows + featureless, rows, rejected)
 
 
 def joined_encoders(context: Context) -> list[str]:
@@ -73,16 +84,83 @@ def joined_encoders(context: Context) -> list[str]:
     ]
 
 
-def exact_keys(table: pa.Table) -> list[str]:
-    """What makes two rows exact copies: equal pixels, which equal bytes imply."""
-    return list(table["pixel_sha256"].to_pylist())
+def join_inputs(context: Context, name: str) -> tuple[str, ...]:
+    """What the join of an encoder reads, relative to the run folder."""
+    names = [PIXELS] if context.config.pairs.max_pixel_l2 is not None else []
+    cells = cell_files(name) if open_cells(context.run, name) else ()
+    names += [] if cells else [name]
+    files = [file for n in names for file in list_embedding_parts(context.run, n)]
+    embeddings = tuple(path for file in files for path in (file.vectors, file.metadata))
+    return (*_manifest(context), *cells, *embeddings)
 
 
-@dataclass(frozen=True)
-class _Join:
-    table: pa.Table
-    rows: int
-    featureless: int
+@dataclass(frozen=True, eq=False)
+class Join:
+    """What is joined: vectors (n, d) or codes of the centres, their ids, and how near is near.
+
+    `featureless` pictures have no vector that could be compared.
+    """
+
+    ids: npt.NDArray[np.int64]
+    vectors: npt.NDArray[Any]
+    metric: Metric
+    threshold: float
+    cells: indexes.Cells | None = None
+    featureless: int = 0
+
+
+def open_join(context: Context, name: str) -> Join:
+    """The vectors of one encoder, and the cells that they are in where there are too many."""
+    config = context.config.pairs
+    metric = metric_of(context.config.embed.encoders[name])
+    threshold = config.pdq_max_distance if metric == "hamming" else config.min_similarity[name]
+    stored = open_cells(context.run, name)
+    if stored is not None:
+        return Join(stored.ids, stored.vectors, metric, threshold, stored.cells)
+    centres = read_centres(context.run)
+    quality = config.pdq_min_quality if metric == "hamming" else None
+    ids, vectors = read_embeddings(
+        context.run, name, normalise=metric == "cosine", min_quality=quality
+    )
+    ids, vectors = ids[np.isin(ids, centres)], vectors[np.isin(ids, centres)]
+    featureless = 0
+    if quality is not None:
+        every, _ = read_embeddings(context.run, name, normalise=False)
+        featureless = int(np.isin(every, centres).sum()) - len(ids)
+    return Join(ids, vectors, metric, threshold, featureless=featureless)
+
+
+def _join(join: Join, first: int, end: int) -> tuple[Pairs, int]:
+    """The pairs that rows, or cells, first to end - 1 own, and how many pictures these are."""
+    if join.cells is not None:
+        owned = range(first, end)
+        rows = int(np.isin(join.cells.probes[:, 0], owned).sum())
+        return (
+            indexes.cell_join(join.vectors, join.ids, join.cells, join.threshold, owned=owned),
+            rows,
+        )
+    block = slice(first, end)
+    if join.metric == "hamming":
+        pairs = indexes.hamming_join(join.vectors, join.ids, int(join.threshold), rows=block)
+    else:
+        pairs = indexes.self_join(join.vectors, join.ids, join.threshold, rows=block)
+    return pairs, len(join.ids[block])
+
+
+def _blocks(rows: int, size: int) -> list[tuple[int, int]]:
+    return [(start, start + size) for start in range(0, max(rows, 1), size)]
+
+
+def _cell_blocks(cells: indexes.Cells, size: int) -> list[tuple[int, int]]:
+    """Runs of cells that hold about `size` vectors, at least one cell each."""
+    ends = np.cumsum(np.bincount(cells.probes[:, 0], minlength=len(cells)))
+    cuts = np.searchsorted(ends, np.arange(size, int(ends[-1]), size)) + 1
+    edges = sorted({0, *cuts.tolist(), len(cells)})
+    return list(pairwise(edges))
+
+
+def _manifest(context: Context) -> tuple[str, ...]:
+    return (*(image_part(name) for name in list_image_parts(context.run)), REKEYED)
 
 
 def _exact_pairs(context: Context) -> tuple[pa.Table, int]:
@@ -97,58 +175,12 @@ def _exact_pairs(context: Context) -> tuple[pa.Table, int]:
     return _table(star, reasons), len(ids)
 
 
-def _join(context: Context, name: str, block: int) -> _Join:
-    config = context.config.pairs
-    metric = metric_of(context.config.embed.encoders[name])
-    quality = config.pdq_min_quality if metric == "hamming" else None
-    ids, vectors = read_embeddings(
-        context.run, name, normalise=metric == "cosine", min_quality=quality
-    )
-    centres = _centres(context)
-    ids, vectors = ids[np.isin(ids, centres)], vectors[np.isin(ids, centres)]
-    rows = slice(block * config.rows_per_part, (block + 1) * config.rows_per_part)
-    if metric == "hamming":
-        pairs = indexes.hamming_join(vectors, ids, config.pdq_max_distance, rows=rows)
-    else:
-        index = _cells(context, vectors, ids)
-        pairs = indexes.self_join(vectors, ids, config.min_similarity[name], rows=rows, index=index)
-    if config.max_pixel_l2 is not None:
-        pairs = _agreeing(pairs, context, config.max_pixel_l2)
-    featureless = 0
-    if quality is not None and block == 0:  # counted once, by the first part
-        every, _ = read_embeddings(context.run, name, normalise=False)
-        featureless = int(np.isin(every, centres).sum()) - len(ids)
-    reasons = ["pdq" if metric == "hamming" else "descriptor"] * len(pairs)
-    return _Join(_table(pairs, reasons), len(ids[rows]), featureless)
-
-
-def _agreeing(pairs: Pairs, context: Context, max_l2: float) -> Pairs:
+def agreeing(pairs: Pairs, context: Context, max_l2: float) -> Pairs:
     """The pairs whose pictures are also near pixel by pixel, at the size of `pixels`."""
     ids, vectors = read_embeddings(context.run, PIXELS, normalise=False)
     rows_a, rows_b = np.searchsorted(ids, pairs.id_a), np.searchsorted(ids, pairs.id_b)
     near = indexes.euclidean(vectors[rows_a], vectors[rows_b]) <= max_l2
     return Pairs(pairs.id_a[near], pairs.id_b[near], pairs.similarity[near])
-
-
-def _centres(context: Context) -> npt.NDArray[np.int64]:
-    images = read_images(context.run, columns=["image_id", "pixel_sha256"])
-    ids = images["image_id"].to_numpy()
-    return ids[indexes.exact_classes(exact_keys(images), ids) == ids]
-
-
-def _cells(
-    context: Context, vectors: npt.NDArray[np.float32], ids: npt.NDArray[np.int64]
-) -> indexes.NearestIndex | None:
-    """An inverted-file index of the centres where there are many; None compares all pairs."""
-    if indexes.default_factory(len(ids), "cosine") == "Flat":
-        return None
-    return indexes.build(
-        vectors,
-        ids,
-        metric="cosine",
-        seed=context.config.seed,
-        threads=context.config.runner.threads_per_part,
-    )
 
 
 def _table(pairs: Pairs, reasons: list[str]) -> pa.Table:
@@ -161,4 +193,4 @@ def _table(pairs: Pairs, reasons: list[str]) -> pa.Table:
     return table_from_columns(columns, schemas.PAIRS)
 
 
-STAGE = Stage("pairs", 1, ("embed", "pairs"), plan, run)
+STAGE = Stage("pairs", 2, ("embed", "pairs"), plan, run)

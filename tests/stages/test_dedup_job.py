@@ -187,3 +187,43 @@ def test_a_threshold_of_one_keeps_recoloured_pictures_apart(tmp_path):
         out = tmp_path / f"run{expected}"
         _run(tmp_path / "shards", out, **sections)
         assert len({r["group_id"] for r in _rows(out / "duplicates.parquet")}) == expected
+
+
+def _pairs(run: Path) -> list[tuple]:
+    rows = [row for path in sorted(run.glob("pairs/lite0/*.parquet")) for row in _rows(path)]
+    return sorted((r["id_a"], r["id_b"], r["similarity"], r["reason"]) for r in rows)
+
+
+def test_cells_that_are_all_visited_give_the_pairs_of_all_with_all(run, tmp_path):
+    root, _ = run
+    cells = {"exact_up_to": 5, "cells": 3, "probes": 3, "rows_per_part": 4}
+    summary = _run(root / "shards", tmp_path / "cells", pairs=cells)
+    assert summary.rows["cells"] == (14, 14)  # two of the 16 are exact copies
+    assert len(list((tmp_path / "cells/pairs/lite0").glob("*.parquet"))) > 1
+    assert _pairs(tmp_path / "cells") == _pairs(root / "run")
+    duplicates = "duplicates.parquet"
+    assert _rows(tmp_path / "cells" / duplicates) == _rows(root / "run" / duplicates)
+    recall = json.loads((tmp_path / "cells/recall/lite0.json").read_text())
+    assert (recall["join"], recall["cells"], recall["recall"]) == ("cells", 3, 1.0)
+
+
+def test_a_join_that_misses_pairs_says_so(tmp_path):
+    builder = ShardBuilder(tmp_path / "shards" / "00000.tar")
+    for i in range(20):
+        builder.add(f"a{i}", jpeg(picture(i)), f"picture number {i}")
+        builder.add(f"b{i}", jpeg(picture(i), 40), f"picture number {i}")
+    builder.write()
+    pairs = {"exact_up_to": 5, "cells": 20, "probes": 1, "min_similarity": {"lite0": 0.3}}
+    _run(tmp_path / "shards", tmp_path / "run", pairs=pairs)
+    recall = json.loads((tmp_path / "run/recall/lite0.json").read_text())
+    found = len(_pairs(tmp_path / "run"))
+    assert recall["pairs_found"] == found < recall["pairs_true"]  # the sample is the whole set
+    assert recall["recall"] == found / recall["pairs_true"]
+    assert recall["ci_low"] < recall["recall"] < recall["ci_high"]
+
+
+def test_the_recall_of_all_with_all_is_measured_too(run):
+    root, _ = run
+    for name in ("lite0", "pdq"):
+        recall = json.loads((root / f"run/recall/{name}.json").read_text())
+        assert (recall["join"], recall["recall"]) == ("all with all", 1.0)

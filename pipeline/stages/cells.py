@@ -1,0 +1,134 @@
+"""cells: too many vectors to compare all with all in, the cells that their pairs are sought in out.
+
+One copy of the vectors, fp16 and in the order of cells, so that a part of `pairs` reads its cells
+as one piece of a file and holds no more than a cell and its visitors. Exact copies are left out:
+their star is known, and a million of one placeholder would make one cell of a million.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import indexes
+from pipeline.encoders import metric_of
+from pipeline.io import schemas
+from pipeline.io.atomic import TEMPORARY_PREFIX, atomic_path
+from pipeline.io.runfolder import (
+    REKEYED,
+    EmbeddingPart,
+    image_part,
+    list_embedding_parts,
+    list_image_parts,
+    load_vectors,
+    read_centres,
+    read_images,
+)
+from pipeline.io.tables import read_table
+from pipeline.runner.part import Context, Outcome, Part, Stage
+
+_ROWS_AT_ONCE = 1 << 16
+_FILES = ("vectors", "ids", "probes", "centroids")
+
+
+@dataclass(frozen=True, eq=False)
+class StoredCells:
+    """The cells of an encoder as memory maps; vectors (n, d), ids (n,) and probes correspond."""
+
+    vectors: npt.NDArray[np.float16]
+    ids: npt.NDArray[np.int64]
+    cells: indexes.Cells
+
+
+def cell_files(encoder: str) -> tuple[str, ...]:
+    """What this stage writes for an encoder, relative to the run folder."""
+    return tuple(f"cells/{encoder}/{name}.npy" for name in _FILES)
+
+
+def open_cells(run: Path, encoder: str) -> StoredCells | None:
+    """The cells of an encoder; None where all its vectors are compared with all."""
+    paths = [run / name for name in cell_files(encoder)]
+    if not all(path.is_file() for path in paths):
+        return None
+    vectors, ids, probes, centroids = (np.load(path, mmap_mode="r") for path in paths)
+    return StoredCells(vectors, ids, indexes.Cells(centroids, probes))
+
+
+def plan(context: Context) -> list[Part]:
+    """One part an encoder that is joined by cosine; none where the set is small."""
+    config = context.config
+    if read_images(context.run, columns=["image_id"]).num_rows <= config.pairs.exact_up_to:
+        return []
+    manifest = tuple(image_part(name) for name in list_image_parts(context.run))
+    parts = []
+    for name in config.pairs.min_similarity:
+        if metric_of(config.embed.encoders[name]) == "cosine":
+            files = list_embedding_parts(context.run, name)
+            inputs = tuple(path for file in files for path in (file.vectors, file.metadata))
+            parts.append(Part(name, (*manifest, REKEYED, *inputs), {"encoder": name}))
+    return parts
+
+
+def run(part: Part, context: Context) -> Outcome:
+    """Train and fill the cells of one encoder."""
+    name, config = part.params["encoder"], context.config
+    outputs = cell_files(name)
+    context.path(outputs[0]).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=context.run) as folder:
+        vectors, ids = _by_id(context, name, Path(folder, "by_id.npy"))
+        cells = indexes.build_cells(
+            vectors,
+            ids,
+            cells=config.pairs.cells,
+            probes=config.pairs.probes,
+            seed=config.seed,
+            threads=config.runner.threads_per_part,
+        )
+        order = np.argsort(cells.probes[:, 0], kind="stable")
+        columns: tuple[npt.NDArray[Any], ...] = (vectors, ids, cells.probes)
+        for output, rows in zip(outputs, columns, strict=False):
+            _write(context.path(output), rows, order)
+    _write(context.path(outputs[-1]), cells.centroids, np.arange(len(cells)))
+    return Outcome(outputs, len(ids), len(ids))
+
+
+def _by_id(
+    context: Context, name: str, scratch: Path
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int64]]:
+    """The vectors of all centres in the order of their ids, on disk at `scratch`, and the ids."""
+    centres = read_centres(context.run)
+    files = list_embedding_parts(context.run, name)
+    present = [_ids(context.run, file) for file in files]
+    ids = np.sort(np.concatenate(present))
+    ids = ids[np.isin(ids, centres, assume_unique=True)]
+    vectors: Any = None
+    for file, own in zip(files, present, strict=True):
+        block = load_vectors(context.run / file.vectors, len(own))
+        if vectors is None:
+            shape = (len(ids), block.shape[1])
+            vectors = np.lib.format.open_memmap(scratch, "w+", np.float16, shape)
+        chosen = np.isin(own, ids)
+        vectors[np.searchsorted(ids, own[chosen])] = block[chosen]
+    return vectors, ids
+
+
+def _ids(run: Path, file: EmbeddingPart) -> npt.NDArray[np.int64]:
+    table = read_table(run / file.metadata, schemas.EMBEDDING_METADATA, columns=["image_id"])
+    ids: npt.NDArray[np.int64] = table["image_id"].to_numpy()
+    return ids
+
+
+def _write(path: Path, rows: npt.NDArray[Any], order: npt.NDArray[np.int64]) -> None:
+    with atomic_path(path) as temporary:
+        shape = (len(order), *rows.shape[1:])
+        written = np.lib.format.open_memmap(temporary, "w+", rows.dtype, shape)
+        for start in range(0, len(order), _ROWS_AT_ONCE):
+            block = slice(start, start + _ROWS_AT_ONCE)
+            written[block] = rows[order[block]]
+        written.flush()
+
+
+STAGE = Stage("cells", 1, ("pairs", "embed"), plan, run)
