@@ -7,7 +7,13 @@ pairs = indexes.self_join(vectors, ids, threshold=0.6)
 
 from indexes.cells import Cells, build_cells, cell_join
 from indexes.checks import unit
-from indexes.components import Cover, connected_components, greedy_cover
+from indexes.components import (
+    Cover,
+    connected_components,
+    diameter,
+    greedy_cover,
+    weakest_links,
+)
 from indexes.errors import DimensionMismatch, IndexCorrupt, NonFiniteVectors, VectorError
 from indexes.exact import knn, range_pairs
 from indexes.ivf import build, default_factory
@@ -33,6 +39,7 @@ __all__ = [
     "connected_components",
     "cosine",
     "default_factory",
+    "diameter",
     "euclidean",
     "exact_classes",
     "greedy_cover",
@@ -48,5 +55,6 @@ __all__ = [
     "self_join",
     "stars",
     "unit",
+    "weakest_links",
     "wilson",
 ]

@@ -11,6 +11,7 @@ depends on the order of rows or edges.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from scipy import sparse
 from indexes.checks import checked_ids, rows_of
 from indexes.errors import VectorError
 from indexes.join import Pairs
-from indexes.metrics import Ids, Rows, Scores
+from indexes.metrics import DECIMALS, Ids, Rows, Scores
 
 Mask = npt.NDArray[np.bool_]
 
@@ -79,6 +80,45 @@ def greedy_cover(
     standing_for[dropped], nearness[dropped] = target[order][first], similarity[order][first]
     representative = ids[best[standing_for[node_of]]]
     return Cover(representative == ids, representative, nearness[node_of])
+
+
+def weakest_links(ids: Ids, pairs: Pairs) -> Scores:
+    """For each id the similarity at which its component falls apart; nan where it is alone.
+
+    That is the least edge of the component's maximum spanning tree: at a threshold just above it
+    the component is two.
+    """
+    ids = checked_ids(ids, len(ids))
+    rows = rows_of(pairs.id_a, ids), rows_of(pairs.id_b, ids)
+    # A cost of 0 would be no edge in a sparse matrix; the cheapest tree has the largest similarity.
+    graph = sparse.coo_array((2.0 - pairs.similarity, rows), shape=(len(ids), len(ids))).tocsr()
+    tree = sparse.csgraph.minimum_spanning_tree(graph).tocoo()
+    _, component = sparse.csgraph.connected_components(graph, directed=False)
+    weakest = np.full(len(ids), np.inf)
+    np.minimum.at(weakest, component[tree.row], 2.0 - tree.data)
+    weakest[np.isinf(weakest)] = np.nan
+    return np.round(weakest, DECIMALS)[component]
+
+
+def diameter(pairs: Pairs) -> int:
+    """Edges between the two farthest ids of a connected graph, found by two breadth-first searches.
+
+    Exact for trees, never too large for others. 1 says that each is a near-duplicate of each.
+    """
+    ids, rows = np.unique(np.concatenate([pairs.id_a, pairs.id_b]), return_inverse=True)
+    edges = (np.ones(len(pairs)), (rows[: len(pairs)], rows[len(pairs) :]))
+    graph = sparse.coo_array(edges, shape=(len(ids), len(ids))).tocsr()
+    _, end = _farthest(graph, 0)
+    return _farthest(graph, end)[0]
+
+
+def _farthest(graph: Any, start: int) -> tuple[int, int]:
+    """The largest number of edges from `start` to a node, and such a node."""
+    order, before = sparse.csgraph.breadth_first_order(graph, start, directed=False)
+    depth = np.zeros(graph.shape[0], np.int64)
+    for node in order[1:]:
+        depth[node] = depth[before[node]] + 1
+    return int(depth[order[-1]]), int(order[-1])
 
 
 def _best_rows(ids: Ids, rank: npt.NDArray[np.number], node_of: Rows) -> Rows:

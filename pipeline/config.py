@@ -125,9 +125,14 @@ class Pairs(Section):
 
 
 class Groups(Section):
-    """How the kept picture of a group is chosen, and what counts as a placeholder."""
+    """How the kept picture of a group is chosen, and what counts as a placeholder.
+
+    "No image" pictures come in thousands, each with another caption: a group of at least
+    `placeholder_size` whose captions differ in half of its rows.
+    """
 
     quality: Literal["resolution", "bytes", "first"] = "resolution"
+    placeholder_size: Count = 1000
 
 
 class Export(Section):
@@ -152,6 +157,7 @@ class Prompts(Section):
     min_copies: int = Field(2, ge=2)
     max_groups: Count = 1000
     max_captions_per_group: Count = 3
+    placeholders: bool = False
     controls: int = Field(48, ge=0)
 
 

@@ -22,6 +22,7 @@ from pipeline.io.tables import read_parts, read_table
 
 REKEYED = "images/rekeyed.parquet"
 DUPLICATES = "duplicates.parquet"
+GROUPS = "groups.parquet"
 PROMPTS = "prompts.parquet"
 SCREEN = "screen.parquet"
 MATCHES = "matches.parquet"

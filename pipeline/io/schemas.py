@@ -81,6 +81,16 @@ EXPORT_ROWS = _schema(
     ("reason", _STR),
 )
 
+GROUPS = _schema(
+    ("group_id", _I64),
+    ("group_size", _I32),
+    ("n_kept", _I32),
+    ("n_captions", _I32),
+    ("weakest_link", _F64),
+    ("diameter", _I32),
+    ("placeholder", _BOOL),
+)
+
 PROMPTS = _schema(
     ("prompt_id", _I64),
     ("group_id", _I64, _OPTIONAL),

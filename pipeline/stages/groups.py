@@ -2,7 +2,9 @@
 
 A group is a connected component of the pairs. Inside it pictures are kept greedily by quality, so
 that no two kept ones are near-duplicates and every dropped one has a kept one at or above the
-threshold: components alone would chain, and drop pictures that resemble no survivor.
+threshold: components alone would chain, and drop pictures that resemble no survivor. A component
+with several kept pictures is such a chain; representative_id splits it. groups.parquet says how
+long chains are, where they are weakest, and which group is a placeholder ("no image").
 """
 
 from typing import Any
@@ -16,6 +18,7 @@ from indexes import Pairs
 from pipeline.io import schemas
 from pipeline.io.runfolder import (
     DUPLICATES,
+    GROUPS,
     REKEYED,
     exact_keys,
     image_part,
@@ -23,10 +26,11 @@ from pipeline.io.runfolder import (
     list_pairs,
     read_images,
 )
-from pipeline.io.tables import read_parts, table_from_columns, write_table
+from pipeline.io.tables import read_parts, table_from_columns, write_rows, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage
 
 _EXACT_REASONS = ("bytes", "pixels")
+Row = dict[str, Any]
 
 
 def plan(context: Context) -> list[Part]:
@@ -40,9 +44,12 @@ def run(part: Part, context: Context) -> Outcome:
     del part
     images = read_images(context.run)
     pairs = read_parts((context.run / path for path in list_pairs(context.run)), schemas.PAIRS)
-    table = group(images, pairs, context.config.groups.quality)
+    config = context.config.groups
+    table = group(images, pairs, config.quality)
     write_table(context.path(DUPLICATES), table)
-    return Outcome((DUPLICATES,), images.num_rows, table.num_rows)
+    facts = group_facts(images, table, pairs, config.placeholder_size)
+    write_rows(context.path(GROUPS), facts, schemas.GROUPS)
+    return Outcome((DUPLICATES, GROUPS), images.num_rows, table.num_rows)
 
 
 def group(images: pa.Table, pairs: pa.Table, quality: str) -> pa.Table:
@@ -72,6 +79,54 @@ def group(images: pa.Table, pairs: pa.Table, quality: str) -> pa.Table:
         "merged_into": pa.nulls(len(ids), pa.int64()),
     }
     return table_from_columns(columns, schemas.DUPLICATES)
+
+
+def group_facts(
+    images: pa.Table, duplicates: pa.Table, pairs: pa.Table, placeholder_size: int
+) -> list[Row]:
+    """The rows of groups.parquet: every group of two or more, by id.
+
+    The diameter counts links; it is 1 where one kept picture stands for all others.
+    """
+    images, strongest = images.sort_by("image_id"), _strongest(pairs)
+    groups = duplicates["group_id"].to_numpy()
+    weakest = indexes.weakest_links(images["image_id"].to_numpy(), strongest)
+    order = np.argsort(groups, kind="stable")
+    captions = images["caption"].take(order).to_pylist()
+    kept = duplicates["keep"].to_numpy(zero_copy_only=False)[order]
+    labels, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    links = _LinksByGroup(duplicates, strongest)
+    rows: list[Row] = []
+    for label, start, size in zip(labels.tolist(), starts.tolist(), sizes.tolist(), strict=True):
+        if size < 2:
+            continue
+        members = slice(start, start + size)
+        n_kept, n_captions = int(kept[members].sum()), len(set(captions[members]))
+        rows.append(
+            {
+                "group_id": label,
+                "group_size": size,
+                "n_kept": n_kept,
+                "n_captions": n_captions,
+                "weakest_link": float(weakest[order[start]]),
+                "diameter": indexes.diameter(links.of(label)) if n_kept > 1 else 1,
+                "placeholder": size >= placeholder_size and 2 * n_captions >= size,
+            }
+        )
+    return rows
+
+
+class _LinksByGroup:
+    def __init__(self, duplicates: pa.Table, pairs: Pairs) -> None:
+        place = np.searchsorted(duplicates["image_id"].to_numpy(), pairs.id_a)
+        groups = duplicates["group_id"].to_numpy()[place]
+        self._order = np.argsort(groups, kind="stable")
+        self._groups, self._pairs = groups[self._order], pairs
+
+    def of(self, group: int) -> Pairs:
+        first, end = np.searchsorted(self._groups, [group, group + 1])
+        rows = self._order[first:end]
+        return Pairs(self._pairs.id_a[rows], self._pairs.id_b[rows], self._pairs.similarity[rows])
 
 
 def quality_rank(images: pa.Table, quality: str) -> npt.NDArray[np.int64]:
@@ -131,4 +186,4 @@ def _reasons(
     return reasons
 
 
-STAGE = Stage("groups", 1, ("groups",), plan, run)
+STAGE = Stage("groups", 2, ("groups",), plan, run)

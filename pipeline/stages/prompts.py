@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.generation.seeds import hash63, prompt_id
 from pipeline.io import schemas
 from pipeline.io.prompt_files import read_prompts
-from pipeline.io.runfolder import DUPLICATES, PROMPTS, read_images
+from pipeline.io.runfolder import DUPLICATES, GROUPS, PROMPTS, read_images
 from pipeline.io.tables import read_rows, read_table, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 
@@ -23,8 +23,9 @@ Row = dict[str, Any]
 def plan(context: Context) -> list[Part]:
     """One part: ranks are over all groups."""
     inputs = []
-    if (context.train / DUPLICATES).is_file():
-        inputs.append(relative(context.train / DUPLICATES, context.run))
+    for name in (DUPLICATES, GROUPS):
+        if (context.train / name).is_file():
+            inputs.append(relative(context.train / name, context.run))
     if context.config.prompts.file is not None:
         inputs.append(relative(context.config.prompts.file, context.run))
     return [Part("all", tuple(inputs))]
@@ -36,6 +37,9 @@ def run(part: Part, context: Context) -> Outcome:
     config = context.config.prompts
     has_train = (context.train / DUPLICATES).is_file()
     captions = _captions_by_group(context) if has_train else {}
+    if has_train and not config.placeholders:
+        left_out = _placeholders(context)
+        captions = {g: c for g, c in captions.items() if g not in left_out}
     if config.file is not None:
         rows = _from_file(read_prompts(config.file), captions)
     else:
@@ -73,6 +77,14 @@ def _captions_by_group(context: Context) -> dict[int, Counter[str]]:
     ):
         groups.setdefault(group_id, Counter())[caption_of[image_id]] += 1
     return groups
+
+
+def _placeholders(context: Context) -> set[int]:
+    path = context.train / GROUPS
+    if not path.is_file():  # a run of an earlier version
+        return set()
+    rows = read_rows(path, schemas.GROUPS, columns=["group_id", "placeholder"])
+    return {row["group_id"] for row in rows if row["placeholder"]}
 
 
 def _from_groups(groups: dict[int, Counter[str]], context: Context) -> list[Row]:
@@ -135,4 +147,4 @@ def _row(group_id: int | None, caption: str, counts: Counter[str], role: str) ->
     }
 
 
-STAGE = Stage("prompts", 1, ("prompts", "train"), plan, run)
+STAGE = Stage("prompts", 2, ("prompts", "train"), plan, run)

@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexes.components import connected_components, greedy_cover
+from indexes.components import (
+    connected_components,
+    diameter,
+    greedy_cover,
+    weakest_links,
+)
 from indexes.errors import VectorError
 from indexes.join import Pairs, exact_classes, stars
 
@@ -197,3 +202,63 @@ def test_half_a_million_edges_take_seconds():
 def test_equally_good_copies_keep_the_smallest_id():
     cover = greedy_cover(np.array([8, 3, 5]), np.zeros(3), make_pairs([]), np.array([3, 3, 3]))
     assert cover.representative.tolist() == [3, 3, 3]
+
+
+GRAPHS = st.lists(
+    st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(50, 100).map(lambda s: s / 100)),
+    max_size=25,
+)
+
+
+@settings(deadline=None)
+@given(GRAPHS)
+def test_weakest_links_are_where_components_fall_apart(edges):
+    ids, pairs = np.arange(10), make_pairs(edges)
+    weakest = weakest_links(ids, pairs)
+    whole = connected_components(ids, pairs.id_a, pairs.id_b)
+    for i in range(10):
+        mates = np.flatnonzero(whole == whole[i])
+        if len(mates) == 1:
+            assert np.isnan(weakest[i])
+            continue
+        for above, together in ((0.0, True), (1e-9, False)):
+            near = pairs.similarity >= weakest[i] + above
+            parts = connected_components(ids, pairs.id_a[near], pairs.id_b[near])
+            assert (len(set(parts[mates])) == 1) is together
+
+
+def farthest_by_hand(pairs):
+    nodes = sorted({*pairs.id_a.tolist(), *pairs.id_b.tolist()})
+    steps = {(a, b): 0 if a == b else np.inf for a in nodes for b in nodes}
+    for a, b in zip(pairs.id_a.tolist(), pairs.id_b.tolist(), strict=True):
+        steps[a, b] = steps[b, a] = 1
+    for via in nodes:
+        for a in nodes:
+            for b in nodes:
+                steps[a, b] = min(steps[a, b], steps[a, via] + steps[via, b])
+    return max(steps.values())
+
+
+@pytest.mark.parametrize(
+    ("edges", "length"),
+    [
+        ([(0, 1)], 1),
+        ([(0, 1), (1, 2), (2, 3), (3, 4)], 4),
+        ([(5, 0), (5, 1), (5, 2)], 2),  # a star
+        ([(0, 1), (1, 2), (0, 2)], 1),  # all near all
+        ([(3, 1), (1, 4), (4, 0), (4, 2), (2, 6)], 4),
+    ],
+)
+def test_diameter_of_trees_and_cliques(edges, length):
+    pairs = make_pairs([(a, b, 0.9) for a, b in edges])
+    assert diameter(pairs) == length == farthest_by_hand(pairs)
+
+
+@settings(deadline=None)
+@given(GRAPHS.filter(lambda edges: any(a != b for a, b, _ in edges)))
+def test_diameter_is_never_too_large(edges):
+    pairs = make_pairs(edges)
+    label = connected_components(np.arange(10), pairs.id_a, pairs.id_b)[pairs.id_a]
+    one = label == label[0]
+    part = Pairs(pairs.id_a[one], pairs.id_b[one], pairs.similarity[one])
+    assert 1 <= diameter(part) <= farthest_by_hand(part)

@@ -97,14 +97,17 @@ def test_writers_killed_at_any_moment_never_show_a_partial_file(tmp_path):
         assert set(names(tmp_path)) <= {"file"}
 
 
-def test_what_a_killed_writer_of_the_same_number_left_is_not_mixed_in(tmp_path):
-    leftover = tmp_path / f"{TEMPORARY_PREFIX}{os.getpid()}-folder"
-    leftover.mkdir()
-    (leftover / "stale").write_bytes(b"stale")
-    with atomic_path(tmp_path / "folder") as temporary:
-        temporary.mkdir()
-        (temporary / "fresh").write_bytes(b"fresh")
-    assert names(tmp_path) == ["folder", "fresh"]
+def test_two_writers_of_one_path_do_not_meet(tmp_path):
+    """Process numbers repeat, on hosts that share a folder and in containers."""
+    with atomic_path(tmp_path / "folder") as first:
+        first.mkdir()
+        (first / "first").write_bytes(b"1")
+        with atomic_path(tmp_path / "folder") as second:
+            assert second != first
+            second.mkdir()
+            (second / "second").write_bytes(b"2")
+        assert names(tmp_path / "folder") == ["second"]
+    assert names(tmp_path / "folder") == ["first"]
 
 
 def test_a_folder_replaces_a_folder_whole(tmp_path):
