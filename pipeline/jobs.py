@@ -46,6 +46,8 @@ def run_job(job: Job, progress: Progress | None = None) -> Summary:
     context = Context(job.out, job.config)
     shown = progress or ConsoleProgress()
     try:
-        return run_stages(job.stages, context, job.options, shown)
+        summary = run_stages(job.stages, context, job.options, shown)
     finally:
         shown.close()
+    write_run(job.out, job.config)  # with what the run measured of itself
+    return summary

@@ -31,6 +31,7 @@ def write_run(run: Path, config: RunConfig) -> None:
             for name, path in (("train", config.train), ("findings", config.findings))
             if path is not None
         },
+        "recall": _recalls(run),
     }
     write_bytes(run / NAME, json.dumps(values, indent=1, sort_keys=True).encode())
 
@@ -65,6 +66,11 @@ def _read(run: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
         raise ShardCorrupt(f"{path}: no config in it")
     return values
+
+
+def _recalls(run: Path) -> dict[str, Any]:
+    """What the joins of this run were measured to find, by encoder."""
+    return {path.stem: json.loads(path.read_bytes()) for path in sorted(run.glob("recall/*.json"))}
 
 
 def _versions() -> dict[str, str]:

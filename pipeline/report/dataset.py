@@ -14,15 +14,25 @@ import pyarrow.compute as pc
 
 from pipeline.io import schemas
 from pipeline.io.runfolder import ACCEPTED
-from pipeline.io.tables import read_table
+from pipeline.io.tables import read_rows, read_table
 from pipeline.report.bins import bin_label, bin_labels
-from pipeline.report.facts import Duplicates, Group, Images, Member, Rejection
-from pipeline.report.sources import Sources, count_rows
+from pipeline.report.facts import (
+    Duplicates,
+    Group,
+    Images,
+    JoinRecall,
+    Member,
+    Rate,
+    Rejection,
+)
+from pipeline.report.sources import Sources, count_rows, read_json
 
 _MANIFEST = "images/part-*.parquet"
 _NOT_EMBEDDED = "embeddings/*/rejected/*.parquet"
 _GROUPS = "duplicates.parquet"
+_FACTS = "groups.parquet"
 _PAIRS = "pairs/*/part-*.parquet"
+_RECALL = "recall/*.json"
 _EXAMPLES = 3
 _MEMBERS_SHOWN = 12
 
@@ -52,6 +62,9 @@ def duplicates(sources: Sources) -> Duplicates | None:
     path = sources.one(_GROUPS)
     if path is None:
         return None
+    facts_path = sources.one(_FACTS)
+    columns = ["n_kept", "placeholder"]
+    facts = read_rows(facts_path, schemas.GROUPS, columns=columns) if facts_path else []
     columns = ["group_id", "group_size", "keep", "reason"]
     table = read_table(path, schemas.DUPLICATES, columns=columns)
     grouped = table.filter(pc.greater(table["group_size"], 1))
@@ -59,7 +72,7 @@ def duplicates(sources: Sources) -> Duplicates | None:
     dropped = table.filter(pc.invert(table["keep"]))
     counts = Counter(bin_label(size) for size in sizes.tolist())
     return Duplicates(
-        sources=sources.labels(_GROUPS, _PAIRS),
+        sources=sources.labels(_GROUPS, _FACTS, _PAIRS, _RECALL),
         images=table.num_rows,
         groups=len(sizes),
         images_in_groups=grouped.num_rows,
@@ -68,6 +81,9 @@ def duplicates(sources: Sources) -> Duplicates | None:
         largest=int(sizes.max(initial=0)),
         dropped_by_reason=_value_counts(dropped["reason"]),
         pairs_by_encoder=_pairs(sources),
+        recalls=tuple(_recall(read_json(file)) for file in sources.find(_RECALL)),
+        chained=sum(row["n_kept"] > 1 for row in facts),
+        placeholders=sum(row["placeholder"] for row in facts),
         sizes=tuple((label, counts[label]) for label in bin_labels(counts)),
         shown=_largest(sources, sources.context.config.report.max_groups),
     )
@@ -117,6 +133,11 @@ def _pairs(sources: Sources) -> dict[str, int]:
     for path in sources.find(_PAIRS):
         counts[path.parent.name] += count_rows([path])
     return dict(sorted(counts.items()))
+
+
+def _recall(values: dict[str, Any]) -> JoinRecall:
+    found = Rate.of(values["pairs_found"], values["pairs_true"])
+    return JoinRecall(values["encoder"], values["join"], values["pictures_sampled"], found)
 
 
 def _largest(sources: Sources, wanted: int) -> tuple[Group, ...]:

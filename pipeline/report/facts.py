@@ -65,6 +65,16 @@ class Group:
 
 
 @dataclass(frozen=True)
+class JoinRecall:
+    """The share of the true near-duplicate pairs of a sample that one encoder's join found."""
+
+    encoder: str
+    join: str
+    pictures_sampled: int
+    found: Rate
+
+
+@dataclass(frozen=True)
 class Duplicates:
     """Groups of two pictures or more, and what deduplication drops."""
 
@@ -77,6 +87,9 @@ class Duplicates:
     largest: int
     dropped_by_reason: Mapping[str, int]
     pairs_by_encoder: Mapping[str, int]
+    recalls: tuple[JoinRecall, ...]
+    chained: int
+    placeholders: int
     sizes: tuple[tuple[str, int], ...]
     shown: tuple[Group, ...]
 

@@ -30,6 +30,8 @@ _TRAIN = (
     "embeddings/*/rejected/*.parquet",
     "pairs/*/part-*.parquet",
     "duplicates.parquet",
+    "groups.parquet",
+    "recall/*.json",
 )
 _FINDINGS = (
     "prompts.parquet",

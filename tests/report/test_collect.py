@@ -6,7 +6,9 @@ from synthetic_run import COPIES, DRAWS, METHODS, SyntheticRun
 
 from pipeline.config import make_config
 from pipeline.errors import ShardCorrupt
+from pipeline.io import schemas
 from pipeline.io.runjson import write_run
+from pipeline.io.tables import write_rows
 from pipeline.report.collect import as_json, collect
 from pipeline.report.facts import Rate
 from pipeline.report.text import short_hash
@@ -29,6 +31,22 @@ def test_counts_of_the_training_set(tmp_path: Path) -> None:
     assert sum(groups.dropped_by_reason.values()) == groups.dropped
     assert [group.size for group in groups.shown] == [64, 16, 4, 2]
     assert groups.shown[0].members[0].keep
+
+
+def test_what_is_known_of_the_search_and_the_groups(tmp_path: Path) -> None:
+    run = SyntheticRun(tmp_path / "run").everything()
+    values = {"encoder": "lite0", "join": "cells", "pictures_sampled": 500}
+    values |= {"pairs_true": 200, "pairs_found": 199}
+    (run.run / "recall").mkdir()
+    (run.run / "recall/lite0.json").write_text(json.dumps(values))
+    fields = {"group_size": 4, "n_captions": 2, "weakest_link": 0.9, "diameter": 2}
+    facts = [fields | {"group_id": i, "n_kept": 1 + i, "placeholder": i == 0} for i in range(3)]
+    write_rows(run.run / "groups.parquet", facts, schemas.GROUPS)
+    groups = collect(run.context).duplicates
+    assert groups is not None
+    (recall,) = groups.recalls
+    assert (recall.encoder, recall.join, recall.found.rate) == ("lite0", "cells", 0.995)
+    assert (groups.chained, groups.placeholders) == (2, 1)
 
 
 def test_counts_of_the_audit(tmp_path: Path) -> None:

@@ -227,3 +227,4 @@ def test_the_recall_of_all_with_all_is_measured_too(run):
     for name in ("lite0", "pdq"):
         recall = json.loads((root / f"run/recall/{name}.json").read_text())
         assert (recall["join"], recall["recall"]) == ("all with all", 1.0)
+        assert json.loads((root / "run/run.json").read_text())["recall"][name] == recall
