@@ -1,14 +1,15 @@
 """The self join of a set too large to compare all with all: k-means cells, each vector in several.
 
 Every vector is stored in the cell of its nearest centroid and visits its m nearest ones; inside a
-cell each visitor is compared exactly with everything stored there. A pair (a, b) is therefore found
-iff a visits b's cell or b visits a's. With m = 1 up to a quarter of the near-duplicates fall on two
-sides of a border and are lost (as in SemDeDup); with m = 4 nearly none. What is lost depends on the
-descriptor and on the threshold, so measure it (indexes.measured_recall).
+cell each visitor is compared with everything stored there, first by sketches that lose no pair
+(indexes.sketch), then exactly. A pair (a, b) is therefore found iff a visits b's cell or b visits
+a's. With m = 1 (SemDeDup) up to a quarter of the near-duplicates fall on two sides of a border and
+are lost. How many are lost depends on the descriptor and on the threshold, so measure it
+(indexes.recall).
 
-With c ~ sqrt(n) cells, assignment and comparison take n c + n m (n / c) inner products, about
-n^1.5 where all pairs are n^2 / 2. Vectors may be a memory map in fp16: no more than one cell and
-its visitors are in memory at a time.
+With c ~ sqrt(n) cells, assignment and comparison take n c + n m (n / c) inner products of
+sketches, about n^1.5, where all pairs are n^2 / 2. Vectors may be a memory map in fp16: beside one
+sketch a vector, no more than a cell and its visitors are in memory.
 """
 
 from dataclasses import dataclass
@@ -21,27 +22,40 @@ import numpy.typing as npt
 
 from indexes.checks import checked_ids, unit
 from indexes.errors import VectorError
-from indexes.exact import block_pairs
 from indexes.join import Pairs, sorted_pairs
-from indexes.metrics import AnyVectors, Ids, Rows, Scores, Vectors
+from indexes.metrics import (
+    AnyVectors,
+    Ids,
+    Rows,
+    Scores,
+    Vectors,
+    cosine_error,
+    near_enough,
+    score_rows,
+)
+from indexes.sketch import fit_sketcher
 from indexes.threads import faiss_threads
 
 Probes = npt.NDArray[np.int32]
+Found = tuple[Ids, Ids, Scores]
 
-DEFAULT_PROBES = 4
+DEFAULT_PROBES = 16
 _TRAINED_ON = 64  # vectors a centroid
+_LEAST_SAMPLE = 10_000
 _ITERATIONS = 10
 _VECTORS_AT_ONCE = 1 << 14
+_VISITORS_AT_ONCE = 1 << 12
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
     """Where the vectors of a set are stored and which cells they visit.
 
-    centroids (c, d) of unit norm; probes (n, m), the cells nearest to each vector, nearest first:
-    probes[:, 0] is where it is stored.
+    sketches (n, p + 1); centroids (c, p + 1), of sketches; probes (n, m), the cells nearest to each
+    vector, nearest first: probes[:, 0] is where it is stored.
     """
 
+    sketches: Vectors
     centroids: Vectors
     probes: Probes
 
@@ -68,8 +82,8 @@ class Cells:
 
 
 def default_cells(n: int) -> int:
-    """How many cells n vectors are put into: 2 sqrt(n)."""
-    return max(1, round(2 * sqrt(n)))
+    """How many cells n vectors are put into: sqrt(n)."""
+    return max(1, round(sqrt(n)))
 
 
 def build_cells(
@@ -91,15 +105,19 @@ def build_cells(
     count = min(cells or default_cells(len(ids)), len(ids))
     if count < 1 or probes < 1:
         raise VectorError(f"{len(ids)} vectors, {cells} cells, {probes} probes: all at least 1")
+    sample = _sample(vectors, ids, max(_LEAST_SAMPLE, _TRAINED_ON * count), seed)
+    sketcher = fit_sketcher(sample)
+    sketches = np.empty((len(ids), len(sketcher.basis) + 1), np.float32)
+    nearest = np.empty((len(ids), min(probes, count)), np.int32)
     with faiss_threads(threads):
-        centroids = _trained(vectors, ids, count, seed)
+        centroids = _trained(sketcher(sample), count, seed)
         quantizer = faiss.IndexFlatIP(centroids.shape[1])
         quantizer.add(centroids)
-        nearest = np.empty((len(ids), min(probes, count)), np.int32)
         for start in range(0, len(ids), _VECTORS_AT_ONCE):
             block = slice(start, start + _VECTORS_AT_ONCE)
-            _, nearest[block] = quantizer.search(unit(vectors[block]), nearest.shape[1])
-    return Cells(centroids, nearest)
+            sketches[block] = sketcher(unit(vectors[block]))
+            _, nearest[block] = quantizer.search(sketches[block], nearest.shape[1])
+    return Cells(sketches, centroids, nearest)
 
 
 def cell_join(
@@ -111,31 +129,35 @@ def cell_join(
     lower of them.
     """
     ids = checked_ids(ids, len(vectors))
-    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    found: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     for cell in owned if owned is not None else range(len(cells)):
         found.append(_pairs_in(cell, vectors, ids, cells, threshold))
     id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
     return sorted_pairs(id_a, id_b, scores)
 
 
-def _pairs_in(
-    cell: int, vectors: AnyVectors, ids: Ids, cells: Cells, threshold: float
-) -> tuple[Ids, Ids, Scores]:
-    stored, visiting = cells.stored(cell), cells.visitors(cell)
-    queries = _directions(vectors[visiting])
-    kept = queries[np.searchsorted(visiting, stored)]
-    query_rows, rows, scores = block_pairs(queries, kept, threshold, "cosine")
-    guest, host = visiting[query_rows], stored[rows]
+def _pairs_in(cell: int, vectors: AnyVectors, ids: Ids, cells: Cells, threshold: float) -> Found:
+    guest, host = _candidates(cell, cells, threshold - cosine_error(vectors.shape[1]))
     mine = _belongs(cell, guest, host, ids, cells)
-    id_guest, id_host = ids[guest[mine]], ids[host[mine]]
-    return np.minimum(id_guest, id_host), np.maximum(id_guest, id_host), scores[mine]
+    guest, host = guest[mine], host[mine]
+    scores = score_rows("cosine", vectors, vectors, guest, host)
+    near = near_enough("cosine", scores, threshold)
+    id_guest, id_host = ids[guest[near]], ids[host[near]]
+    return np.minimum(id_guest, id_host), np.maximum(id_guest, id_host), scores[near]
 
 
-def _directions(vectors: AnyVectors) -> Vectors:
-    """`unit` in float32, for vectors that have passed it: a fifth of its time."""
-    scaled = np.ascontiguousarray(vectors, np.float32)
-    norms = np.sqrt(np.einsum("nd,nd->n", scaled, scaled))
-    return scaled / norms[:, None]
+def _candidates(cell: int, cells: Cells, radius: float) -> tuple[Rows, Rows]:
+    """Visitors and stored rows whose sketches allow an inner product of `radius`."""
+    stored, visiting = cells.stored(cell), cells.visitors(cell)
+    kept = cells.sketches[stored]
+    guests, hosts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for start in range(0, len(visiting), _VISITORS_AT_ONCE):
+        some = visiting[start : start + _VISITORS_AT_ONCE]
+        bounds = cells.sketches[some] @ kept.T
+        guest, host = np.divmod(np.flatnonzero(bounds >= radius), max(len(stored), 1))
+        guests.append(some[guest])
+        hosts.append(stored[host])
+    return np.concatenate(guests), np.concatenate(hosts)
 
 
 def _belongs(cell: int, guest: Rows, host: Rows, ids: Ids, cells: Cells) -> npt.NDArray[np.bool_]:
@@ -153,12 +175,20 @@ def _by_cell(probes: Probes, count: int) -> tuple[Rows, Rows]:
     return order // probes.shape[1], ends
 
 
-def _trained(vectors: AnyVectors, ids: Ids, count: int, seed: int) -> Vectors:
-    size = min(len(ids), _TRAINED_ON * count)
-    sample = np.random.default_rng(seed).choice(len(ids), size, replace=False)
-    rows = np.argsort(ids)[np.sort(sample)]
+def _sample(vectors: AnyVectors, ids: Ids, size: int, seed: int) -> Vectors:
+    """Unit vectors of some ids, in the order of these; read in the order of rows, from disk."""
+    size = min(size, len(ids))
+    chosen = np.random.default_rng(seed).choice(len(ids), size, replace=False)
+    rows = np.argsort(ids)[np.sort(chosen)]
+    order = np.argsort(rows)
+    sample = np.empty((size, vectors.shape[1]), np.float32)
+    sample[order] = unit(vectors[rows[order]])
+    return sample
+
+
+def _trained(sketches: Vectors, count: int, seed: int) -> Vectors:
     kmeans = faiss.Kmeans(
-        vectors.shape[1],
+        sketches.shape[1],
         count,
         niter=_ITERATIONS,
         seed=seed,
@@ -166,13 +196,5 @@ def _trained(vectors: AnyVectors, ids: Ids, count: int, seed: int) -> Vectors:
         min_points_per_centroid=1,
         max_points_per_centroid=_TRAINED_ON,
     )
-    kmeans.train(_gathered(vectors, rows))
+    kmeans.train(sketches)
     return unit(np.asarray(kmeans.centroids))
-
-
-def _gathered(vectors: AnyVectors, rows: Rows) -> Vectors:
-    """The unit vectors of `rows`; read in ascending order, which is kind to a memory map."""
-    order = np.argsort(rows)
-    gathered = np.empty((len(rows), vectors.shape[1]), np.float32)
-    gathered[order] = unit(vectors[rows[order]])
-    return gathered

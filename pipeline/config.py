@@ -110,7 +110,7 @@ class Pairs(Section):
     variants are other pictures; wrong for photographs that may be cropped.
 
     Up to `exact_up_to` pictures all are compared with all; above, each vector visits the `probes`
-    nearest of `cells` (2 sqrt(n) by default). `recall_sample` pictures tell what that misses.
+    nearest of `cells` (sqrt(n) by default). `recall_sample` pictures tell what that misses.
     """
 
     min_similarity: dict[str, Cosine] = Field(default_factory=lambda: {"lite0": 0.90})
@@ -120,7 +120,7 @@ class Pairs(Section):
     rows_per_part: Count = 50_000
     exact_up_to: int = Field(200_000, ge=0)
     cells: Count | None = None
-    probes: Count = 4
+    probes: Count = 16
     recall_sample: int = Field(500, ge=0)
 
 

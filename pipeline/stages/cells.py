@@ -31,12 +31,12 @@ from pipeline.io.tables import read_table
 from pipeline.runner.part import Context, Outcome, Part, Stage
 
 _ROWS_AT_ONCE = 1 << 16
-_FILES = ("vectors", "ids", "probes", "centroids")
+_FILES = ("vectors", "ids", "sketches", "probes", "centroids")
 
 
 @dataclass(frozen=True, eq=False)
 class StoredCells:
-    """The cells of an encoder as memory maps; vectors (n, d), ids (n,) and probes correspond."""
+    """The cells of an encoder as memory maps; all rows correspond but those of the centroids."""
 
     vectors: npt.NDArray[np.float16]
     ids: npt.NDArray[np.int64]
@@ -53,8 +53,8 @@ def open_cells(run: Path, encoder: str) -> StoredCells | None:
     paths = [run / name for name in cell_files(encoder)]
     if not all(path.is_file() for path in paths):
         return None
-    vectors, ids, probes, centroids = (np.load(path, mmap_mode="r") for path in paths)
-    return StoredCells(vectors, ids, indexes.Cells(centroids, probes))
+    vectors, ids, sketches, probes, centroids = (np.load(path, mmap_mode="r") for path in paths)
+    return StoredCells(vectors, ids, indexes.Cells(sketches, centroids, probes))
 
 
 def plan(context: Context) -> list[Part]:
@@ -88,7 +88,7 @@ def run(part: Part, context: Context) -> Outcome:
             threads=config.runner.threads_per_part,
         )
         order = np.argsort(cells.probes[:, 0], kind="stable")
-        columns: tuple[npt.NDArray[Any], ...] = (vectors, ids, cells.probes)
+        columns: tuple[npt.NDArray[Any], ...] = (vectors, ids, cells.sketches, cells.probes)
         for output, rows in zip(outputs, columns, strict=False):
             _write(context.path(output), rows, order)
     _write(context.path(outputs[-1]), cells.centroids, np.arange(len(cells)))

@@ -103,7 +103,7 @@ def test_more_probes_find_more():
 def test_a_vector_visits_its_nearest_centroids():
     vectors, ids = clustered(200), np.arange(200)
     cells = build_cells(vectors, ids, cells=10, probes=3)
-    nearest = np.argsort(-(vectors.astype(np.float64) @ cells.centroids.T), axis=1)[:, :3]
+    nearest = np.argsort(-(cells.sketches.astype(np.float64) @ cells.centroids.T), axis=1)[:, :3]
     np.testing.assert_array_equal(cells.probes, nearest)
     np.testing.assert_allclose(np.linalg.norm(cells.centroids, axis=1), 1, atol=1e-6)
     assert sorted(r for c in range(10) for r in cells.stored(c)) == list(range(200))
@@ -115,7 +115,7 @@ def test_a_vector_visits_its_nearest_centroids():
 def test_empty_cells_are_no_trouble():
     vectors, ids = clustered(6), np.arange(6)
     probes = np.zeros((6, 1), np.int32)
-    cells = Cells(vectors[:3], probes)
+    cells = Cells(build_cells(vectors, ids).sketches, vectors[:3], probes)
     assert found(cell_join(vectors, ids, cells, -1.0)) == [
         (a, b) for a in range(6) for b in range(a + 1, 6)
     ]
