@@ -1,0 +1,1 @@
+"""Thresholds measured on the user's own pictures instead of taken on trust."""
