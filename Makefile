@@ -15,7 +15,7 @@ READY := .venv/.ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type unit coverage bench clean
+.PHONY: help setup demo test lint type unit coverage bench bench-dedup clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ coverage: $(READY)  ## pytest with branch coverage
 
 bench: $(READY)  ## rates of each stage beside its limit, in one run
 	$(PY) -m tests.bench
+
+bench-dedup: $(READY)  ## the join of up to two million vectors against an exact scan
+	$(PY) -m tests.bench.join
 
 clean:  ## remove the environment and caches, never a run
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .hypothesis .coverage
