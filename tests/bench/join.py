@@ -5,8 +5,8 @@
 Vectors are synthetic but not arbitrary: 512 dimensions with the mean and covariance of real
 descriptors (the shipped encoder's, of the shipped pictures), a tenth of them near-duplicates whose
 difference is that of a real edit. The exact scan is FAISS's IndexFlatIP range search on a sample of
-queries with the same number of threads, extrapolated to all. Every size runs in a process of its own, whose
-largest resident set is stated; pages of the mapped file count.
+queries with the same number of threads, extrapolated to all. Every size runs in a process of its
+own, whose largest resident set is stated; pages of the mapped file count.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -28,22 +29,25 @@ from rich.console import Console
 from rich.table import Table
 
 import indexes
-from pipeline.calibration.edits import EDITS
-from pipeline.config import Encoder
-from pipeline.demo.plant import PICTURES
-from pipeline.demo.shards import decode, read_shards
-from pipeline.encoders import build_encoder
 
 _DIMENSIONS = 512
 _EDITED = 60
 _QUERIES = 4000
 _BLOCK = 50_000
+_SIZES = [100_000, 250_000, 500_000, 1_000_000, 2_000_000]
 
 Vectors = npt.NDArray[np.float32]
 
 
 def real_descriptors() -> tuple[Vectors, Vectors]:
     """Descriptors (n, 512) of pictures, and differences (m, 512) between edits and originals."""
+    # Here, for the process that is measured needs none of it, and torch alone takes a gigabyte.
+    from pipeline.calibration.edits import EDITS
+    from pipeline.config import Encoder
+    from pipeline.demo.plant import PICTURES
+    from pipeline.demo.shards import decode, read_shards
+    from pipeline.encoders import build_encoder
+
     encoder = build_encoder(Encoder(kind="lite0"))
     rows = [row for row in read_shards(PICTURES).values() if row.picture is not None]
     pictures = [decode(row.picture) for row in rows if row.picture is not None]
@@ -91,8 +95,6 @@ def write_set(path: Path, n: int, real: Vectors, differences: Vectors) -> None:
 
 def measure(path: Path, threshold: float, threads: int) -> dict[str, float]:
     """Join one set and an exact sample of it."""
-    import faiss
-
     vectors = np.load(path, mmap_mode="r")
     ids = np.arange(len(vectors))
     start = time.perf_counter()
@@ -104,9 +106,8 @@ def measure(path: Path, threshold: float, threads: int) -> dict[str, float]:
     true = indexes.sampled_pairs(vectors, ids, threshold, sample=_QUERIES)
     recall = indexes.recall_of(true, pairs)
     faiss.omp_set_num_threads(threads)
-    queries = indexes.unit(
-        vectors[np.sort(np.random.default_rng(2).permutation(len(ids))[:_QUERIES])]
-    )
+    chosen = np.random.default_rng(2).permutation(len(ids))[:_QUERIES]
+    queries = indexes.unit(vectors[np.sort(chosen)])
     exact = 0.0
     for first in range(0, len(ids), 100_000):
         flat = faiss.IndexFlatIP(_DIMENSIONS)
@@ -131,9 +132,7 @@ def measure(path: Path, threshold: float, threads: int) -> dict[str, float]:
 def main() -> None:
     """Print the table, or in a child the figures of one set as JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[100_000, 250_000, 500_000, 1_000_000]
-    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=_SIZES)
     parser.add_argument("--threshold", type=float, default=0.9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
@@ -149,6 +148,7 @@ def main() -> None:
     for n in given.sizes:
         found = _in_a_child(n, real, differences, given.threshold, given.threads)
         total = found["build"] + found["join"]
+        interval = f"{found['low']:.4f} to {found['high']:.4f}"
         times.append((n, total))
         table.add_row(
             f"{n:,}",
@@ -157,7 +157,7 @@ def main() -> None:
             f"{found['join']:.1f}",
             f"{found['exact']:,.0f}",
             f"{found['exact'] / total:.0f}",
-            f"{found['found']:.0f} of {found['true']:.0f} ({found['low']:.4f} to {found['high']:.4f})",
+            f"{found['found']:.0f} of {found['true']:.0f} ({interval})",
             f"{found['peak'] / 2**30:.2f} GiB",
         )
     console = Console(width=120)
