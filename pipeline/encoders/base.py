@@ -33,6 +33,8 @@ class Encoder(Protocol):
 
     metric: Metric
     fingerprint: str
+    least_side: int
+    """Pixels of the shorter side that a picture may be reduced to before it comes here."""
 
     def encode(self, pictures: Sequence[Image.Image]) -> Encoded:
         """Encode upright RGB pictures of any size."""

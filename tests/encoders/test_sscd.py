@@ -47,7 +47,7 @@ def test_vectors_are_the_network_s_on_the_skewed_picture(script):
     with torch.inference_mode():
         raw = torch.jit.load(str(path))(batch).double()
     expected = (raw / raw.norm(dim=1, keepdim=True)).numpy()
-    assert np.abs(encoder.encode(pictures).vectors - expected).max() < 1e-5
+    assert np.abs(encoder.encode(pictures).vectors - expected).max() < 3e-4  # a grey level
     assert encoder.fingerprint == f"sscd:64:{digest}"
 
 

@@ -28,6 +28,20 @@ def test_the_crop_is_that_of_timm(shape, crop):
     assert (ours - theirs(image)).abs().mean() < 0.01
 
 
+@pytest.mark.parametrize("shape", [(160, 120), (1000, 700), (40, 333)])
+def test_resizing_is_pillow_s_to_a_grey_level(shape):
+    image = picture(1, *shape)
+    ours = 255 * Preparation(64, *PLAIN, skew=True)([image])[0].permute(1, 2, 0).numpy()
+    theirs = np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC), np.float32)
+    assert (np.abs(ours - theirs) > 1.5).mean() < 0.005  # enlarging may clip where Pillow does not
+    assert np.abs(ours - theirs).mean() < 0.2
+
+
+def test_pictures_may_be_reduced_to_twice_the_input():
+    assert Preparation(224, *PLAIN, skew=True).least_side == 448
+    assert Preparation(224, *PLAIN, crop=0.875).least_side == 512
+
+
 def test_skewing_keeps_the_corners():
     image = Image.new("RGB", (300, 100), "black")
     image.paste((255, 255, 255), (0, 0, 60, 100))

@@ -1,6 +1,8 @@
 import io
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -247,6 +249,70 @@ def test_a_text_bomb_in_a_png():
         + struct.pack(">I", zlib.crc32(b"zTXt" + body))
     )
     assert reason(png(1, 1, 8, 0, b"\0\0", extra=chunk)) == "truncated"
+
+
+def box_reduced(image, scale):
+    return np.asarray(image.reduce(scale), int)
+
+
+@pytest.mark.parametrize(
+    ("least_side", "scale"), [(401, 1), (400, 1), (200, 2), (151, 2), (100, 4), (50, 8), (1, 8)]
+)
+def test_a_jpeg_comes_reduced_as_far_as_both_sides_allow(least_side, scale):
+    data = saved(photo(640, 400), "JPEG", quality=95)
+    image = decode(data, least_side=least_side)
+    assert (image.mode, image.size) == ("RGB", (640 // scale, 400 // scale))
+    assert np.abs(np.asarray(image, int) - box_reduced(decode(data), scale)).mean() < 4
+
+
+def test_a_reduced_jpeg_is_upright():
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    data = saved(photo(640, 400), "JPEG", exif=exif)
+    image = decode(data, least_side=200)
+    assert image.size == (200, 320)
+    assert np.abs(np.asarray(image, int) - box_reduced(decode(data), 2)).mean() < 4
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_other_formats_are_never_reduced(format):
+    data = saved(photo(640, 400), format)
+    assert np.array_equal(np.asarray(decode(data, least_side=10)), np.asarray(decode(data)))
+
+
+def test_reduced_or_not_the_same_pictures_are_refused():
+    data = saved(photo(640, 400), "JPEG")
+    for limits in (ImageLimits(max_pixels=640 * 400 - 1), ImageLimits(min_side=401)):
+        with pytest.raises(ImageRejected) as caught:
+            decode(data, limits, least_side=10)
+        assert caught.value.reason == reason(data, limits)
+    with pytest.raises(ImageRejected) as caught:
+        decode(data[: len(data) // 2], least_side=10)
+    assert caught.value.reason == "truncated"
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_other_modes_are_reduced_too(mode):
+    data = saved(photo(640, 400).convert(mode), "JPEG", quality=95)
+    image = decode(data, least_side=100)
+    assert (image.mode, image.size) == ("RGB", (160, 100))
+
+
+def test_a_telephone_s_jpeg_is_reduced():
+    second = Image.new("RGB", (640, 400), RED)
+    data = saved(photo(640, 400), "MPO", save_all=True, append_images=[second], quality=95)
+    image = decode(data, least_side=100)
+    assert image.size == (160, 100)
+    assert np.abs(np.asarray(image, int) - box_reduced(photo(640, 400), 4)).mean() < 8
+
+
+def test_threads_leave_the_filters_of_warnings_as_they_were():
+    odd = saved(photo().quantize(16), "PNG", transparency=bytes(range(16)))
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        pictures = list(pool.map(decode, [odd, saved(photo(), "JPEG")] * 100))
+    assert len(pictures) == 200
+    assert list(warnings.filters) == before
 
 
 def test_the_square_keeps_the_whole_picture():

@@ -228,3 +228,24 @@ def test_the_recall_of_all_with_all_is_measured_too(run):
         recall = json.loads((root / f"run/recall/{name}.json").read_text())
         assert (recall["join"], recall["recall"]) == ("all with all", 1.0)
         assert json.loads((root / "run/run.json").read_text())["recall"][name] == recall
+
+
+def test_large_pictures_are_embedded_reduced_and_threads_change_no_byte(tmp_path):
+    """2050 x 2050 JPEGs decode at half their size for PDQ's 1024."""
+    builder = ShardBuilder(tmp_path / "shards" / "00000.tar")
+    for i in range(4):
+        builder.add(f"a{i}", jpeg(picture(i, 2050)), "large")
+    builder.members[3] = (builder.members[3][0], b"\xff\xd8\xff not a picture")
+    builder.write()
+    bytes_of = {}
+    for threads in (1, 3):
+        out = tmp_path / f"run{threads}"
+        runner = {"threads_per_part": threads, "max_rejected": 1.0}
+        _run(tmp_path / "shards", out, runner=runner, embed={"batch_size": 2})
+        files = sorted((out / "embeddings").rglob("*.*"))
+        bytes_of[threads] = {path.relative_to(out): path.read_bytes() for path in files}
+        receipt = json.loads(next(out.glob("**/embed/00000.json")).read_text())
+        assert receipt["fields"]["params"]["least_side"] == 1024
+        assert receipt["rows_out"] == 3
+    assert bytes_of[1] == bytes_of[3]
+    assert len(bytes_of[1]) >= 9
