@@ -7,6 +7,7 @@
     unmemorize match     is this picture too close to the training set?
     unmemorize erase     fine-tune a model away from what was found
     unmemorize verify    audit it again
+    unmemorize calibrate thresholds for a stated precision, from edits of your own pictures
     unmemorize report | status | failed | plan | configs
 
 Exit codes: 0 done; 1 usage or configuration; 2 more rejected than allowed; 3 incomplete, run again;
@@ -25,6 +26,9 @@ from rich.markup import escape
 
 from indexes import VectorError
 from pipeline import followups, inspect_run, registry
+from pipeline.calibration.command import calibration_settings, dedup_settings, thresholds_table
+from pipeline.calibration.dedup import Plan
+from pipeline.calibration.dedup import calibrate_dedup as measure
 from pipeline.config import RunConfig, load_config, make_config
 from pipeline.detection.errors import MeasureError
 from pipeline.errors import UnmemorizeError, UsageError
@@ -46,6 +50,8 @@ app = typer.Typer(
 )
 configs = typer.Typer(no_args_is_help=True, help="List, print, copy and check configurations.")
 app.add_typer(configs, name="configs")
+calibrate = typer.Typer(no_args_is_help=True, help="Measure thresholds on data of your own.")
+app.add_typer(calibrate, name="calibrate")
 
 Out = Annotated[Path, typer.Option("--out", help="The run folder; an existing one is continued.")]
 Sets = Annotated[
@@ -113,9 +119,16 @@ def dedup(
     shards: Annotated[list[str], typer.Argument(help="Tars: paths, globs, braces, folders.")],
     out: Out,
     encoder: Annotated[
-        str | None, typer.Option(help="The joined encoder: lite0 or pdq; others by config.")
+        str | None,
+        typer.Option(help="The joined encoder: lite0, lite0-copy or pdq; others by config."),
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="Least cosine of a pair.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Thresholds: the file of `calibrate dedup`.")
+    ] = None,
+    whitening: Annotated[
+        Path | None, typer.Option(help="lite0-copy's weights, fitted by `calibrate dedup`.")
+    ] = None,
     set_: Sets = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
@@ -125,17 +138,9 @@ def dedup(
     verify_inputs: Verify = False,
 ) -> None:
     """Deduplicate shards: groups, keep and drop lists, and the shards without the copies."""
-    values: dict[str, Any] = {"dataset": {"shards": shards}}
-    if threshold is not None and encoder == "pdq":
-        raise UsageError("--threshold is a cosine; for pdq set pairs.pdq_max_distance")
-    if encoder not in (None, "lite0", "pdq"):
-        raise UsageError(
-            f"--encoder {encoder}: lite0 or pdq; configure others under embed.encoders"
-        )
-    if encoder == "pdq":
-        values["pairs"] = {"min_similarity": {}}
-    elif threshold is not None:
-        values["pairs"] = {"min_similarity": {"lite0": threshold}}
+    values = dedup_settings(
+        shards, encoder, threshold=threshold, calibration=calibration, whitening=whitening
+    )
     shared = _shared(workers, scheduler, device, None, limit)
     config = make_config(values, _overrides(set_, **shared))
     _finish(_job(config, out, registry.DEDUP, rebuild, verify_inputs))
@@ -257,6 +262,29 @@ def failed(run_folder: Path) -> None:
 def plan(config: Path, set_: Sets = None) -> None:
     """Show what a configuration would do: rows, bytes, memory, disk, UNet forwards."""
     Console().print(inspect_run.plan_table(load_config(config, _overrides(set_))))
+
+
+@calibrate.command("dedup")
+def calibrate_dedup(
+    shards: Annotated[list[str], typer.Argument(help="Tars: paths, globs, braces, folders.")],
+    out: Annotated[Path, typer.Option(help="Where the thresholds go.")] = Path("calibration.json"),
+    precision: Annotated[float, typer.Option(help="Of pairs, in the sample.")] = 0.999,
+    sample: Annotated[int, typer.Option(help="Pictures drawn.", min=48)] = 1500,
+    edited: Annotated[int, typer.Option(help="At most so many are edited.", min=1)] = 250,
+    encoder: Annotated[str | None, typer.Option(help="lite0 or pdq alone.")] = None,
+    whitening: Annotated[
+        Path | None, typer.Option(help="Fit lite0-copy on half of the sample; its weights go here.")
+    ] = None,
+    set_: Sets = None,
+    device: Device = None,
+) -> None:
+    """Find each encoder's threshold for a stated precision from edits of your own pictures."""
+    values = calibration_settings(shards, encoder)
+    config = make_config(values, _overrides(set_, **_shared(None, None, device, None, None)))
+    found = measure(config, Plan(precision, sample, edited, whitening))
+    found.save(out)
+    Console().print(thresholds_table(found))
+    typer.echo(f"wrote {out}")
 
 
 @configs.command("ls")

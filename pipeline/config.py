@@ -58,7 +58,7 @@ class Scan(Section):
 class Encoder(Section):
     """One encoder. `weights` is a local file; `sha256` is required for TorchScript."""
 
-    kind: Literal["lite0", "pdq", "pixels", "open_clip", "sscd", "timm"]
+    kind: Literal["lite0", "lite0-copy", "pdq", "pixels", "open_clip", "sscd", "timm"]
     model: str | None = None
     pretrained: str | None = None
     weights: Path | None = None
@@ -71,6 +71,10 @@ class Encoder(Section):
             raise ValueError(f"an encoder of kind {self.kind} needs a model name")
         if self.kind == "sscd" and (self.weights is None or self.sha256 is None):
             raise ValueError("sscd needs weights (a TorchScript file) and its sha256")
+        if self.kind == "lite0-copy" and self.weights is None:
+            raise ValueError(
+                "lite0-copy needs weights; `calibrate dedup --whitening FILE` fits them"
+            )
         return self
 
 
@@ -111,12 +115,15 @@ class Pairs(Section):
 
     Up to `exact_up_to` pictures all are compared with all; above, each vector visits the `probes`
     nearest of `cells` (sqrt(n) by default). `recall_sample` pictures tell what that misses.
+    `calibration` is the file of `calibrate dedup`: its thresholds take the place of those here, for
+    PDQ and for each encoder that `min_similarity` names.
     """
 
     min_similarity: dict[str, Cosine] = Field(default_factory=lambda: {"lite0": 0.90})
     pdq_max_distance: int = Field(31, ge=0, le=256)
     pdq_min_quality: float = Field(50, ge=0, le=100)
     max_pixel_l2: float | None = Field(None, ge=0, le=1)
+    calibration: Path | None = None
     rows_per_part: Count = 50_000
     exact_up_to: int = Field(200_000, ge=0)
     cells: Count | None = None

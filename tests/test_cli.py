@@ -41,7 +41,12 @@ def run(tmp_path_factory) -> Path:
         (["dedup", "/nowhere", "--out", "x"], "/nowhere: no .tar file there"),
         (["dedup", "pipe:rm -rf", "--out", "x"], "never read"),
         (["dedup", "s3://bucket/0.tar", "--out", "x"], "only local shards"),
-        (["dedup", "/tmp", "--out", "x", "--encoder", "clip"], "lite0 or pdq"),
+        (["dedup", "/tmp", "--out", "x", "--encoder", "clip"], "lite0-copy or pdq"),
+        (
+            ["dedup", "/tmp", "--out", "x", "--encoder", "lite0-copy"],
+            "--whitening FILE go together",
+        ),
+        (["calibrate", "dedup", "/nowhere"], "/nowhere: no .tar file there"),
         (["audit", "--out", "x"], "audit needs --model"),
         (["audit", "--model", "m", "--out", "x"], "--train RUN"),
         (["run", "/nowhere.yaml", "--out", "x"], "no such configuration"),

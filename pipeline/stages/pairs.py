@@ -16,8 +16,9 @@ import pyarrow as pa
 
 import indexes
 from indexes import Pairs
+from pipeline.calibration.record import read_calibration
 from pipeline.config import PIXELS
-from pipeline.encoders import Metric, metric_of
+from pipeline.encoders import Metric, build_encoder, metric_of
 from pipeline.io import schemas
 from pipeline.io.runfolder import (
     REKEYED,
@@ -43,12 +44,16 @@ def plan(context: Context) -> list[Part]:
     parts = [Part(EXACT, _manifest(context), {"encoder": EXACT, "block": [0, 0]})]
     size = context.config.pairs.rows_per_part
     rows = read_images(context.run, columns=["image_id"]).num_rows
-    for name in joined_encoders(context):
+    for name, threshold in joined_thresholds(context).items():
         stored = open_cells(context.run, name)
         blocks = _blocks(rows, size) if stored is None else _cell_blocks(stored.cells, size)
         inputs = join_inputs(context, name)
         parts += [
-            Part(f"{name}-{part_name(n)}", inputs, {"encoder": name, "block": list(block)})
+            Part(
+                f"{name}-{part_name(n)}",
+                inputs,
+                {"encoder": name, "block": list(block), "threshold": threshold},
+            )
             for n, block in enumerate(blocks)
         ]
     return parts
@@ -63,7 +68,7 @@ def run(part: Part, context: Context) -> Outcome:
         write_table(context.path(output), table)
         return Outcome((output,), rows, rows)
     first, end = part.params["block"]
-    join = open_join(context, name)
+    join = open_join(context, name, part.params["threshold"])
     found, rows = _join(join, first, end)
     if context.config.pairs.max_pixel_l2 is not None:
         found = agreeing(found, context, context.config.pairs.max_pixel_l2)
@@ -82,6 +87,29 @@ def joined_encoders(context: Context) -> list[str]:
         for name, spec in config.embed.encoders.items()
         if spec.kind == "pdq" or name in config.pairs.min_similarity
     ]
+
+
+def joined_thresholds(context: Context) -> dict[str, float]:
+    """How near is near for each joined encoder: least cosine, or for PDQ most bits.
+
+    In the parts' parameters, so that a changed calibration is seen. Raises ConfigError for an
+    encoder that the calibration does not know.
+    """
+    config = context.config
+    encoders, path = config.embed.encoders, config.pairs.calibration
+    names = joined_encoders(context)
+    if path is None:
+        bits = float(config.pairs.pdq_max_distance)
+        pdq = [name for name in names if metric_of(encoders[name]) == "hamming"]
+        return {name: bits if name in pdq else config.pairs.min_similarity[name] for name in names}
+    calibration = read_calibration(path)
+    thresholds: dict[str, float] = {}
+    for name in names:
+        fingerprint = build_encoder(encoders[name], config.model.device).fingerprint
+        entry = calibration.threshold(name, fingerprint, source=path)
+        found = entry.min_similarity if entry.max_distance is None else entry.max_distance
+        thresholds[name] = float(found or 0)
+    return thresholds
 
 
 def join_inputs(context: Context, name: str) -> tuple[str, ...]:
@@ -109,11 +137,10 @@ class Join:
     featureless: int = 0
 
 
-def open_join(context: Context, name: str) -> Join:
+def open_join(context: Context, name: str, threshold: float) -> Join:
     """The vectors of one encoder, and the cells that they are in where there are too many."""
     config = context.config.pairs
     metric = metric_of(context.config.embed.encoders[name])
-    threshold = config.pdq_max_distance if metric == "hamming" else config.min_similarity[name]
     stored = open_cells(context.run, name)
     if stored is not None:
         return Join(stored.ids, stored.vectors, metric, threshold, stored.cells)

@@ -21,17 +21,18 @@ def plan(context: Context) -> list[Part]:
     if not context.config.pairs.recall_sample:
         return []
     parts = []
-    for name in pairs.joined_encoders(context):
+    for name, threshold in pairs.joined_thresholds(context).items():
         found = sorted(context.run.glob(pair_part(name, "*")))
         tables = tuple(path.relative_to(context.run).as_posix() for path in found)
-        parts.append(Part(name, (*pairs.join_inputs(context, name), *tables), {"encoder": name}))
+        params = {"encoder": name, "threshold": threshold}
+        parts.append(Part(name, (*pairs.join_inputs(context, name), *tables), params))
     return parts
 
 
 def run(part: Part, context: Context) -> Outcome:
     """Write the recall of one encoder's join."""
     name, config = part.params["encoder"], context.config
-    joined = pairs.open_join(context, name)
+    joined = pairs.open_join(context, name, part.params["threshold"])
     true = indexes.sampled_pairs(
         joined.vectors,
         joined.ids,

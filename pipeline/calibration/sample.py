@@ -1,0 +1,109 @@
+"""Pictures of the user's own, chosen by hash: the same whatever the order of shards or rows."""
+
+import hashlib
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.batches import batched
+from pipeline.encoders.pdq import Pdq
+from pipeline.errors import ImageRejected, ShardCorrupt
+from pipeline.generation.seeds import hash63
+from pipeline.io.images import EXTENSIONS, ImageLimits, decode
+from pipeline.io.shards import Shard, group_members, is_safe_key, read_member
+from pipeline.io.tarscan import scan_tar
+
+LONGEST_SIDE = 512
+_COPY_BITS = 31
+_MIN_QUALITY = 50
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one picture lies."""
+
+    name: str
+    shard: Path
+    offset: int
+    size: int
+
+    def read(self, limits: ImageLimits) -> Image.Image:
+        """Decode, at most 512 pixels a side. Raises ImageRejected, ShardCorrupt."""
+        with self.shard.open("rb") as handle:
+            picture = decode(read_member(handle, self.offset, self.size), limits)
+        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+        return picture
+
+
+@dataclass
+class Sample:
+    """Distinct pictures in the order of their hashes, and how many were left out, by reason."""
+
+    places: list[Place] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def leave_out(self, reason: str) -> None:
+        """Count a picture that is not used."""
+        self.left_out[reason] = self.left_out.get(reason, 0) + 1
+
+
+def choose(shards: Sequence[Shard], size: int, limits: ImageLimits, seed: int) -> Sample:
+    """The `size` pictures of the smallest hashes, less those that cannot be used.
+
+    Left out are pictures that do not decode, and copies of one chosen before: equal pixels, or PDQ
+    hashes within 31 bits. Calling such a pair false would blame an encoder for being right.
+    """
+    sample = Sample()
+    ranked = heapq.nsmallest(size, _places(shards, limits, seed, sample), key=lambda item: item[0])
+    hashes: list[np.ndarray] = []
+    pixels: set[str] = set()
+    encoder = Pdq()
+    for batch in batched((place for _, place in ranked), _BATCH):
+        for place in batch:
+            try:
+                picture = place.read(limits)
+            except (ImageRejected, ShardCorrupt) as error:
+                sample.leave_out(getattr(error, "reason", "shard_corrupt"))
+                continue
+            digest = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+            code = encoder.encode([picture])
+            told = code.quality is not None and code.quality[0] >= _MIN_QUALITY
+            if digest in pixels or (told and _near(code.vectors[0], hashes)):
+                sample.leave_out("copy")
+                continue
+            pixels.add(digest)
+            if told:
+                hashes.append(code.vectors[0])
+            sample.places.append(place)
+    return sample
+
+
+def _near(code: np.ndarray, known: list[np.ndarray]) -> bool:
+    if not known:
+        return False
+    bits = np.bitwise_count(np.bitwise_xor(np.stack(known), code)).sum(axis=1)
+    return bool((bits <= _COPY_BITS).any())
+
+
+def _places(
+    shards: Sequence[Shard], limits: ImageLimits, seed: int, sample: Sample
+) -> Iterator[tuple[tuple[int, str], Place]]:
+    for shard in shards:
+        scan = scan_tar(shard.path)
+        if scan.damage:
+            sample.leave_out("damaged_shard")
+            continue
+        groups, _ = group_members(scan.members)
+        for key, group in groups.items():
+            found = next((group.members[e] for e in EXTENSIONS if e in group.members), None)
+            if found is None or not is_safe_key(key) or group.repeated or not group.adjacent:
+                continue
+            if found.size > limits.max_bytes:
+                continue
+            place = Place(f"{shard.name}/{key}", shard.path, found.offset, found.size)
+            yield (hash63("calibrate", seed, shard.name, key), place.name), place
