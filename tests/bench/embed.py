@@ -4,8 +4,8 @@ The limits are the library calls that no embedding can do without, measured in t
 same pictures: Pillow's decode, at full size and at the scale that the encoders need, and the
 network's forward on a batch that is ready, at the best of some batch sizes. One thread must do one
 after the other, so its limit is both in sequence. "forward" is the ratio to the forward alone.
-Times are CPU seconds, which other programs disturb less, but elapsed ones where a process has two
-threads. Nothing is asserted; timings belong to the machine they were taken on.
+Times are CPU seconds, which other programs disturb less. Nothing is asserted; timings belong to the
+machine they were taken on.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from pipeline.encoders import build_encoder
 from pipeline.io.images import EXTENSIONS
 from pipeline.io.shards import write_shard
 from pipeline.runner.engine import Options, run_stages
+from pipeline.runner.memory import keep_memory
 from pipeline.runner.part import Context, Part
 from pipeline.runner.progress import SilentProgress
 from pipeline.stages import embed, scan
@@ -93,10 +94,10 @@ def _forward(task: Task, n: int) -> Callable[[], object]:
 
 
 def timed(task: Task) -> float:
-    """CPU seconds that a task takes, the least of two; elapsed ones where it has more threads."""
+    """CPU seconds that a task takes, the least of two."""
     torch.set_num_threads(1)
-    threads = task.config.runner.threads_per_part
-    return seconds(work(task), 2, time.process_time if threads == 1 else time.perf_counter)
+    keep_memory()  # as the runner does
+    return seconds(work(task), 2, time.process_time)
 
 
 def prepare(folder: Path, blobs: list[tuple[str, bytes]]) -> Path:
@@ -121,17 +122,13 @@ class Case:
 
     def rates(self, kind: str, batch: int = 0) -> tuple[float, float]:
         """Pictures/s in one process, and in two at once."""
-        tasks = self._tasks(kind, batch=batch)
+        tasks = self._tasks(kind, batch)
         alone = sum(timed(task) for task in tasks)
         together = max(self._pool.map(timed, tasks))
         return self._rows / alone, self._rows / together
 
-    def threaded(self, threads: int) -> float:
-        """Pictures/s of ours in one process of several threads."""
-        return self._rows / sum(timed(task) for task in self._tasks("ours", threads))
-
-    def _tasks(self, kind: str, threads: int = 1, batch: int = 0) -> list[Task]:
-        config = make_config({"runner": {"threads_per_part": threads}})
+    def _tasks(self, kind: str, batch: int) -> list[Task]:
+        config = make_config({})
         encoders = Embed.model_validate({"encoders": self._encoders})
         config = config.model_copy(update={"embed": encoders})  # unlike a run's, without a match
         parts = embed.STAGE.plan(Context(self._run, config))
@@ -144,18 +141,17 @@ class Case:
 
 
 def compare(case: Case, network: bool) -> list[list[str]]:
-    """Table rows: one process, two processes, one process with two threads."""
+    """Table rows: one process of one thread, then two."""
     whole, reduced, ours = case.rates("whole"), case.rates("decode"), case.rates("ours")
     forward = case.forward() if network else (float("inf"), float("inf"))
     rows = []
-    labels = (("1 x 1", ours[0], 0), ("2 x 1", ours[1], 1), ("1 x 2", case.threaded(2), 1))
-    for label, mine, i in labels:
+    for i, mine in enumerate(ours):
         both = 1 / (1 / reduced[i] + 1 / forward[i])
         alone = f"{forward[i]:,.0f}" if network else "-"
         ratio = f"{mine / forward[i]:.2f}" if network else "-"
         decodes = [f"{whole[i]:,.0f}", f"{reduced[i]:,.0f}"]
         ratios = [f"{mine / whole[i]:.2f}", ratio, f"{mine / both:.2f}"]
-        rows.append([label, *decodes, alone, f"{mine:,.0f}", *ratios])
+        rows.append([str(i + 1), *decodes, alone, f"{mine:,.0f}", *ratios])
     return rows
 
 
@@ -191,7 +187,7 @@ def main() -> None:
     options = parser.parse_args()
     blobs = read_pictures(options.photos, options.count)
     few = blobs[:16]
-    table = Table("encoders", "processes x threads", "decode", "reduced", "forward", "ours")
+    table = Table("encoders", "processes", "decode", "reduced", "forward", "ours")
     for name in ("ours/decode", "ours/forward", "ours/both"):
         table.add_column(name)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,34 @@
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.runner.memory import keep_memory
+
+COUNT = """
+import resource, sys
+import numpy as np
+from pipeline.runner.memory import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+keep = []
+def work():
+    a, b = np.ones(20 << 20, np.uint8), np.ones(20 << 20, np.uint8)
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(mode):
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT, mode], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not keep_memory(), reason="not glibc")
+def test_memory_that_was_freed_is_used_again():
+    assert faults("keep") < faults("") / 10
