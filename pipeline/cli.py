@@ -26,10 +26,11 @@ from rich.markup import escape
 
 from indexes import VectorError
 from pipeline import followups, inspect_run, registry
-from pipeline.calibration.command import calibration_settings, dedup_settings, thresholds_table
+from pipeline.calibration.command import calibration_settings, thresholds_table
 from pipeline.calibration.dedup import Plan
 from pipeline.calibration.dedup import calibrate_dedup as measure
 from pipeline.config import RunConfig, load_config, make_config
+from pipeline.deduplication import dedup_settings
 from pipeline.detection.errors import MeasureError
 from pipeline.errors import UnmemorizeError, UsageError
 from pipeline.io.atomic import is_disk_full
@@ -116,7 +117,14 @@ def run(
 
 @app.command()
 def dedup(
-    shards: Annotated[list[str], typer.Argument(help="Tars: paths, globs, braces, folders.")],
+    shards: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Tars: paths, globs, braces, folders. Or vectors: clip-retrieval's folders, "
+            "Parquet with a column embedding or embeddings.",
+        ),
+    ],
     out: Out,
     encoder: Annotated[
         str | None,
@@ -129,6 +137,10 @@ def dedup(
     whitening: Annotated[
         Path | None, typer.Option(help="lite0-copy's weights, fitted by `calibrate dedup`.")
     ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Drop pictures that this set holds too: shards, or a dedup run of it."),
+    ] = None,
     set_: Sets = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
@@ -139,8 +151,14 @@ def dedup(
 ) -> None:
     """Deduplicate shards: groups, keep and drop lists, and the shards without the copies."""
     values = dedup_settings(
-        shards, encoder, threshold=threshold, calibration=calibration, whitening=whitening
+        shards,
+        encoder,
+        threshold=threshold,
+        calibration=calibration,
+        whitening=whitening,
+        overrides=set_ or [],
     )
+    values["against"] = against or []
     shared = _shared(workers, scheduler, device, None, limit)
     config = make_config(values, _overrides(set_, **shared))
     _finish(_job(config, out, registry.DEDUP, rebuild, verify_inputs))

@@ -13,6 +13,9 @@ from pipeline.errors import ConfigError, MissingInput
 
 _MAX_CONFIG_BYTES = 1 << 20
 PIXELS = "pixels"
+COPY = "copy"
+GIVEN = "given"
+"""The name and kind of an encoder that is not ours: its vectors were given."""
 # PyYAML lets the errors of its constructors through: a 13th month, !!timestamp of a word, depth
 _NOT_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
 
@@ -28,10 +31,15 @@ class Section(BaseModel):
 
 
 class Dataset(Section):
-    """The training set: tar shards in the img2dataset layout."""
+    """The training set: tar shards in the img2dataset layout.
+
+    With `embeddings`, the addresses of `shards` are those of vectors instead: clip-retrieval's
+    folders, or Parquet files.
+    """
 
     name: str = "train"
     shards: tuple[str, ...] = ()
+    embeddings: bool = False
 
 
 class Demo(Section):
@@ -58,7 +66,7 @@ class Scan(Section):
 class Encoder(Section):
     """One encoder. `weights` is a local file; `sha256` is required for TorchScript."""
 
-    kind: Literal["lite0", "lite0-copy", "pdq", "pixels", "open_clip", "sscd", "timm"]
+    kind: Literal["lite0", "lite0-copy", "pdq", "pixels", "open_clip", "sscd", "timm", "given"]
     model: str | None = None
     pretrained: str | None = None
     weights: Path | None = None
@@ -289,7 +297,8 @@ class Runner(Section):
 
 class RunConfig(Section):
     """Everything a run depends on; `train`, `findings` and `erased` name what it reads
-    of earlier runs: two run folders, and the folder that holds erased models."""
+    of earlier runs: two run folders, and the folder that holds erased models. `against` are
+    evaluation sets, whose pictures the training set should not hold: shards, or `dedup` runs."""
 
     seed: int = Field(0, ge=0)
     stages: tuple[str, ...] = ()
@@ -298,6 +307,7 @@ class RunConfig(Section):
     erased: Path | None = None
     limit: Count | None = None
     dataset: Dataset = Dataset()
+    against: tuple[str, ...] = ()
     demo: Demo = Demo()
     scan: Scan = Scan()
     embed: Embed = Embed()
@@ -315,6 +325,43 @@ class RunConfig(Section):
     verify: Verify = Verify()
     report: Report = Report()
     runner: Runner = Runner()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_given_vectors(cls, values: Any) -> Any:
+        """Where vectors are given there is no picture to encode, match or export."""
+        dataset = values.get("dataset") if isinstance(values, dict) else None
+        if not (isinstance(dataset, dict) and dataset.get("embeddings") is True):
+            return values
+        filled = dict(values)
+        for section, name, default in (
+            ("embed", "encoders", {GIVEN: {"kind": GIVEN}}),
+            ("pairs", "min_similarity", {}),
+            ("match", "encoders", ()),
+            ("export", "write_shards", False),
+        ):
+            own = filled.get(section, {})
+            if isinstance(own, dict):
+                filled[section] = {name: default, **own}
+        return filled
+
+    @model_validator(mode="after")
+    def _given_or_encoded(self) -> "RunConfig":
+        kinds = {name: spec.kind for name, spec in self.embed.encoders.items()}
+        if not self.dataset.embeddings:
+            if GIVEN in kinds.values():
+                raise ValueError("embed.encoders: kind given is for dataset.embeddings: true")
+            return self
+        if kinds != {GIVEN: GIVEN}:
+            raise ValueError("dataset.embeddings: no picture is encoded; leave embed.encoders out")
+        if self.export.write_shards:
+            raise ValueError("dataset.embeddings: no shards are there for export.write_shards")
+        if GIVEN not in self.pairs.min_similarity:
+            raise ValueError(
+                "pairs.min_similarity: give the least cosine of a pair under the name given; an "
+                "encoder that we do not know has no calibrated default"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_agree(self) -> "RunConfig":

@@ -12,8 +12,10 @@ from pipeline.config import RunConfig
 from pipeline.demo.plant import planned_rows
 from pipeline.encoders import metric_of
 from pipeline.errors import MissingInput
+from pipeline.io.remote import is_remote, list_shards
 from pipeline.io.runjson import NAME
 from pipeline.io.shards import find_shards
+from pipeline.io.vectors import count_vectors, find_vector_files
 from pipeline.registry import IN_ORDER
 from pipeline.runner.receipt import FAILED, FOLDER, read_receipts
 from pipeline.stages.scan import count_rows
@@ -48,14 +50,16 @@ def status_table(run: Path) -> Table:
 
 
 def failures(run: Path) -> Iterator[str]:
-    """The logs of failed parts, or one line that there are none."""
+    """The logs of failed parts, those of its evaluation sets too, or a line that there are none."""
     _require_run(run)
-    paths = sorted((run / FOLDER).glob(f"*/*{FAILED}"))
+    folders = [run, *sorted(run.glob("against/*"))]
+    paths = [p for folder in folders for p in sorted((folder / FOLDER).glob(f"*/*{FAILED}"))]
     if not paths:
         yield "no part failed"
     for path in paths:
         record: dict[str, Any] = json.loads(path.read_text())
-        yield f"{path.parent.name}/{path.name.removesuffix(FAILED)}: {record['error']}"
+        place = path.parents[2].relative_to(run) / path.parent.name
+        yield f"{place}/{path.name.removesuffix(FAILED)}: {record['error']}"
         yield f"  after {record['attempts']} attempts"
         for line in str(record["log"]).splitlines():
             yield "  " + printable(line)
@@ -65,7 +69,16 @@ def plan_table(config: RunConfig) -> Table:
     """What a run of this configuration would read, hold, write and compute, as upper bounds."""
     table = Table("what", "how much", title="plan")
     rows = 0
-    if config.dataset.shards:
+    if config.dataset.embeddings:
+        files = find_vector_files(config.dataset.shards)
+        rows = sum(count_vectors(file) for file in files)
+        rows = min(rows, config.limit or rows)
+        size = sum(file.vectors.stat().st_size for file in files)
+        table.add_row("files of vectors", f"{len(files)}, {_bytes(size)}")
+    elif any(map(is_remote, config.dataset.shards)):
+        size = sum(f.size for s in list_shards(list(config.dataset.shards)) for f in s.files)
+        table.add_row("to fetch, and then on disk", _bytes(size))
+    elif config.dataset.shards:
         shards = find_shards(config.dataset.shards)
         rows = sum(count_rows(shard) for shard in shards)
         rows = min(rows, config.limit or rows)

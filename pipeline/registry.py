@@ -1,16 +1,23 @@
 """The stages in the order in which the data flows."""
 
+from collections.abc import Sequence
+
+from pipeline.config import RunConfig
+from pipeline.io.remote import is_remote
 from pipeline.runner.part import Stage
 from pipeline.stages import (
+    against,
     cells,
     embed,
     erase,
     export,
+    fetch,
     findings,
     generate,
     groups,
     ids,
     index,
+    ingest,
     match,
     model,
     pairs,
@@ -29,16 +36,21 @@ from pipeline.stages import (
 
 DEMO: tuple[Stage, ...] = (shards.STAGE, model.STAGE)
 DEDUP: tuple[Stage, ...] = (
+    fetch.STAGE,
     scan.STAGE,
+    ingest.STAGE,
     ids.STAGE,
     embed.STAGE,
     index.STAGE,
     cells.STAGE,
     pairs.STAGE,
     recall.STAGE,
+    against.STAGE,
     groups.STAGE,
     export.STAGE,
 )
+EMBEDDED: tuple[Stage, ...] = (fetch.STAGE, scan.STAGE, ingest.STAGE, ids.STAGE, embed.STAGE)
+"""What an evaluation set goes through before it can be compared."""
 AUDIT: tuple[Stage, ...] = (
     prompts.STAGE,
     screen.STAGE,
@@ -55,4 +67,17 @@ SCORE: tuple[Stage, ...] = (truth.STAGE, score.STAGE)
 REPORT: tuple[Stage, ...] = (report.STAGE,)
 
 IN_ORDER: tuple[Stage, ...] = (*DEMO, *DEDUP, *AUDIT, *ERASE, *VERIFY, *SCORE, *REPORT)
+"""Of these a run takes those that fit its configuration: see `fitting`."""
 BY_NAME: dict[str, Stage] = {stage.name: stage for stage in IN_ORDER}
+
+
+def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
+    """Of `stages` those with something to do.
+
+    Shards are fetched where they are not on this machine; vectors are given or made, never both,
+    and compared with evaluation sets where there are any.
+    """
+    idle = {scan.STAGE, embed.STAGE} if config.dataset.embeddings else {ingest.STAGE}
+    idle |= set() if config.against else {against.STAGE}
+    idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
+    return tuple(stage for stage in stages if stage not in idle)

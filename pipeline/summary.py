@@ -14,9 +14,9 @@ from rich.text import Text
 
 from pipeline.errors import MissingInput, UsageError
 from pipeline.io import schemas
-from pipeline.io.runfolder import FINDINGS
+from pipeline.io.runfolder import CONTAMINATED, FINDINGS
 from pipeline.io.runjson import read_run_config
-from pipeline.io.tables import read_rows
+from pipeline.io.tables import read_rows, read_table
 from pipeline.report.collect import collect
 from pipeline.report.facts import Audit, Duplicates, Erasure, Facts, Finding, Rate
 from pipeline.report.sources import read_json
@@ -42,7 +42,7 @@ def print_summary(run: Path) -> None:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, text in [*_lines(facts), *_report(run)]:
+    for name, text in [*_lines(facts), *_contaminated(run), *_report(run)]:
         grid.add_row(Text(name), Text(text))
     Console().print(grid)
 
@@ -145,6 +145,12 @@ def _of_demo(facts: Facts) -> Iterator[Line]:
             f"({low:.0%} to {high:.0%}), {truth['false_findings']} of {truth['negative']} others "
             "flagged",
         )
+
+
+def _contaminated(run: Path) -> Iterator[Line]:
+    if (run / CONTAMINATED).is_file():
+        rows = read_table(run / CONTAMINATED, schemas.CONTAMINATED, columns=["image_id"]).num_rows
+        yield "contaminated", f"{rows:,} that evaluation sets hold too, all to drop: {CONTAMINATED}"
 
 
 def _report(run: Path) -> Iterator[Line]:

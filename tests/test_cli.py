@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from shard_builder import ShardBuilder, jpeg, picture
 from tiny_model import build_tiny_pipeline
+from vector_builder import clip_retrieval, planted
 
 
 def call(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -40,13 +41,17 @@ def run(tmp_path_factory) -> Path:
     [
         (["dedup", "/nowhere", "--out", "x"], "/nowhere: no .tar file there"),
         (["dedup", "pipe:rm -rf", "--out", "x"], "never read"),
-        (["dedup", "s3://bucket/0.tar", "--out", "x"], "only local shards"),
+        (["dedup", "https://host/0.tar", "--out", "x"], "not read from there"),
         (["dedup", "/tmp", "--out", "x", "--encoder", "clip"], "lite0-copy or pdq"),
         (
             ["dedup", "/tmp", "--out", "x", "--encoder", "lite0-copy"],
             "--whitening FILE go together",
         ),
         (["calibrate", "dedup", "/nowhere"], "/nowhere: no .tar file there"),
+        (["dedup", "VECTORS", "--out", "x"], "no calibrated default"),
+        (["dedup", "VECTORS", "--out", "x", "--encoder", "lite0"], "no picture is encoded"),
+        (["dedup", "/nowhere", "--out", "x", "--encoder", "given"], "lite0-copy or pdq"),
+        (["dedup", "VECTORS", "--threshold", "0.9", "--against", "/nowhere", "--out", "x"], "/no"),
         (["audit", "--out", "x"], "audit needs --model"),
         (["audit", "--model", "m", "--out", "x"], "--train RUN"),
         (["run", "/nowhere.yaml", "--out", "x"], "no such configuration"),
@@ -59,7 +64,8 @@ def run(tmp_path_factory) -> Path:
     ],
 )
 def test_a_mistake_is_one_line_and_code_1(tmp_path, arguments, says):
-    result = call(*(tmp_path / "x" if a == "x" else a for a in arguments))
+    places = {"x": tmp_path / "x", "VECTORS": clip_retrieval(tmp_path / "v", 0, planted(3))}
+    result = call(*(places.get(a, a) for a in arguments))
     assert result.returncode == 1
     assert says in complaint(result)
 
@@ -81,6 +87,31 @@ def test_shipped_configs_are_listed_printed_copied_and_valid(tmp_path):
     assert target.read_text() == call("configs", "cat", "demo").stdout
     assert call("configs", "cp", "demo", target).returncode == 1  # never over a file
     assert call("configs", "validate", target).returncode == 0
+
+
+def test_vectors_are_recognised_compared_and_reported(tmp_path):
+    vectors = planted(12, copies=3)
+    clip_retrieval(tmp_path / "train", 0, vectors)
+    clip_retrieval(tmp_path / "val", 0, vectors[5:6])
+    options = ["--threshold", 0.9, "--against", tmp_path / "val", "--out", tmp_path / "run"]
+    result = call("dedup", tmp_path / "train", *options)
+    assert result.returncode == 0, result.stderr
+    assert "12 accepted" in result.stdout and "contaminated 1 that" in " ".join(
+        result.stdout.split()
+    )
+    assert "ingest" in call("status", tmp_path / "run").stdout
+    assert call("report", tmp_path / "run").returncode == 0
+    (tmp_path / "a.jpg").write_bytes(jpeg(picture(1)))
+    refused = call("match", tmp_path / "a.jpg", "--train", tmp_path / "run")
+    assert refused.returncode == 1 and "made from vectors" in complaint(refused)
+
+
+def test_a_config_may_say_that_tars_are_not_meant(tmp_path):
+    clip_retrieval(tmp_path / "both", 0, planted(4))
+    ShardBuilder(tmp_path / "both/0.tar").add("a", jpeg(picture(1)), "a").write()
+    options = ["--threshold", 0.9, "--set", "dataset.embeddings=true", "--out", tmp_path / "run"]
+    result = call("dedup", tmp_path / "both", *options)
+    assert result.returncode == 0 and "4 accepted" in result.stdout, result.stderr
 
 
 def test_a_foreign_folder_is_not_touched(run, tmp_path):

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 from shard_builder import ShardBuilder, jpeg, picture
+from vector_builder import clip_retrieval, planted
 
 from pipeline.config import load_config
-from pipeline.inspect_run import plan_table
+from pipeline.inspect_run import failures, plan_table
 from pipeline.shipped import config_path
 
 
@@ -40,3 +41,19 @@ def test_the_plan_of_shards_counts_their_rows(tmp_path: Path) -> None:
 
 def test_the_plan_of_an_audit_has_no_rows_of_its_own() -> None:
     assert "rows │" not in printed(plan_table(load_config(config_path("audit-stable-diffusion"))))
+
+
+def test_the_plan_of_vectors_counts_their_rows(tmp_path: Path) -> None:
+    clip_retrieval(tmp_path / "clip", 0, planted(7))
+    config = load_config(config_path("dedup-embeddings"), [f"dataset.shards=[{tmp_path / 'clip'}]"])
+    assert "rows │ 7 │" in printed(plan_table(config))
+
+
+def test_failed_parts_of_an_evaluation_set_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    for folder, stage in ((tmp_path, "embed"), (tmp_path / "against/00000", "scan")):
+        path = folder / "receipts" / stage / "00003.failed.json"
+        path.parent.mkdir(parents=True)
+        path.write_text('{"error": "damaged", "attempts": 2, "log": "where"}')
+    lines = [line for line in failures(tmp_path) if line.endswith("damaged")]
+    assert lines == ["embed/00003: damaged", "against/00000/scan/00003: damaged"]

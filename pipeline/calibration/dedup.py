@@ -32,14 +32,13 @@ from pipeline.calibration.thresholds import (
     score,
 )
 from pipeline.calibration.whitening import fit_whitening
-from pipeline.config import RunConfig
+from pipeline.config import COPY, RunConfig
 from pipeline.encoders import Encoder, build_encoder
 from pipeline.errors import UsageError
 from pipeline.generation.seeds import hash63
 from pipeline.io.images import ImageLimits
 from pipeline.io.shards import find_shards
 
-COPY = "copy"
 """The name that a fitted encoder goes by."""
 
 _BATCH = 32

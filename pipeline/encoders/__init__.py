@@ -4,6 +4,7 @@ from functools import lru_cache
 
 from pipeline import config
 from pipeline.encoders.base import Encoded, Encoder, Metric
+from pipeline.errors import ModelError
 
 METRICS: dict[str, Metric] = {"pdq": "hamming", "pixels": "l2"}
 
@@ -59,6 +60,8 @@ def _build(text: str, device: str) -> Encoder:  # noqa: PLR0911  one kind, one r
             )
         case "sscd" if spec.weights is not None and spec.sha256 is not None:
             return Sscd(spec.weights, sha256=spec.sha256, size=spec.size or 320, device=device)
+        case config.GIVEN:
+            raise ModelError("the vectors of this run were given; no encoder of ours makes more")
     raise ValueError(f"no encoder of kind {spec.kind}")
 
 

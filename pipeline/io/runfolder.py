@@ -3,7 +3,7 @@
 Stages write through these names and read each other's output through these functions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipeline.io.images import ImageLimits, decode
 from pipeline.io.shards import read_member
 from pipeline.io.tables import read_parts, read_table
 
+FETCHED = "fetched"
 REKEYED = "images/rekeyed.parquet"
 DUPLICATES = "duplicates.parquet"
 GROUPS = "groups.parquet"
@@ -31,6 +32,7 @@ FINDINGS = "findings.parquet"
 EXTRACTED = "extracted.parquet"
 PLANTED = "planted.parquet"
 VERIFICATION = "verification.parquet"
+CONTAMINATED = "export/contaminated.parquet"
 
 ACCEPTED = "ok"
 
@@ -46,13 +48,21 @@ def image_part(name: str) -> str:
 
 
 def exact_keys(images: pa.Table) -> list[str]:
-    """What makes two rows of the manifest exact copies: equal pixels, which equal bytes imply."""
-    return list(images["pixel_sha256"].to_pylist())
+    """What makes two rows of the manifest exact copies: equal pixels, which equal bytes imply.
+
+    Where only a vector was given: equal bytes, if its digest was given too; else the row is like
+    no other.
+    """
+    columns = (images[name].to_pylist() for name in ("pixel_sha256", "sha256", "image_id"))
+    return [
+        pixels or (f"bytes {sha256}" if sha256 else f"id {image_id}")
+        for pixels, sha256, image_id in zip(*columns, strict=True)
+    ]
 
 
 def read_centres(run: Path) -> npt.NDArray[np.int64]:
     """One id of each class of exact copies: the smallest."""
-    images = read_images(run, columns=["image_id", "pixel_sha256"])
+    images = read_images(run, columns=["image_id", "sha256", "pixel_sha256"])
     ids: npt.NDArray[np.int64] = images["image_id"].to_numpy()
     return ids[exact_classes(exact_keys(images), ids) == ids]
 
@@ -114,25 +124,40 @@ def read_images(
 
 
 def read_embeddings(
-    run: Path, encoder: str, *, normalise: bool, min_quality: float | None = None
+    run: Path,
+    encoder: str,
+    parts: Collection[str] | None = None,
+    *,
+    normalise: bool,
+    min_quality: float | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-    """All ids (n,) and vectors (n, d) of an encoder, sorted by id.
+    """All ids (n,) and vectors (n, d) of an encoder, sorted by id; of `parts` where given.
 
     Stored halves are widened to fp32; `normalise` rescales them to unit norm, which fp16 loses.
-    `min_quality` leaves out rows of less.
+    `min_quality` leaves out rows of less. Raises ShardCorrupt where parts differ in width.
     """
     ids, vectors = [], []
+    widths: dict[int, Path] = {}
+    changes = _changes(run)
     for part in list_embedding_parts(run, encoder):
-        rows = read_table(
-            run / part.metadata, schemas.EMBEDDING_METADATA, columns=["image_id", "quality"]
-        )
+        if parts is not None and part.name not in parts:
+            continue
+        columns = ["image_id", "key", "quality"]
+        rows = read_table(run / part.metadata, schemas.EMBEDDING_METADATA, columns=columns)
         block = load_vectors(run / part.vectors, rows.num_rows)
         chosen = np.ones(rows.num_rows, bool)
         if min_quality is not None:
             quality = rows["quality"].to_numpy(zero_copy_only=False)
             chosen = ~(quality < min_quality)
-        ids.append(rows["image_id"].to_numpy()[chosen])
-        vectors.append(block[chosen])
+        if len(block):  # a part that lost all rows has no width of its own
+            widths.setdefault(block.shape[1], run / part.vectors)
+            vectors.append(block[chosen])
+            ids.append(_rekeyed_ids(run, part.name, rows, changes)[chosen])
+    if len(widths) > 1:
+        (wide, first), (narrow, second), *_ = widths.items()
+        raise ShardCorrupt(f"{first} is {wide} wide, {second} {narrow}; not of one encoder")
+    if not vectors:
+        return np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
     all_ids, stacked = np.concatenate(ids), np.concatenate(vectors)
     if stacked.dtype == np.float16:
         stacked = stacked.astype(np.float32)
@@ -182,14 +207,29 @@ class TrainingImages:
         return decode(self.data(image_id), self._limits)
 
 
+def _changes(run: Path) -> dict[tuple[str, str], int]:
+    """The ids that replace colliding ones, by shard and key: nearly always none."""
+    if not (run / REKEYED).is_file():
+        return {}
+    rows = read_table(run / REKEYED, schemas.REKEYED).to_pylist()
+    return {(row["shard"], row["key"]): row["new_image_id"] for row in rows}
+
+
+def _rekeyed_ids(
+    run: Path, part: str, rows: pa.Table, changes: Mapping[tuple[str, str], int]
+) -> npt.NDArray[np.int64]:
+    """The ids of an embedding part; ingested ones were written before collisions were known."""
+    ids: npt.NDArray[np.int64] = rows["image_id"].to_numpy()
+    if not changes:
+        return ids
+    table = read_table(run / image_part(part), schemas.IMAGES, columns=["shard"])
+    shard = table["shard"][0].as_py()
+    pairs = zip(rows["key"].to_pylist(), ids.tolist(), strict=True)
+    return np.array([changes.get((shard, key), old) for key, old in pairs], np.int64)
+
+
 def _rekey(run: Path, table: pa.Table) -> pa.Table:
-    path = run / REKEYED
-    if not path.is_file() or "image_id" not in table.column_names:
-        return table
-    changes = {
-        (row["shard"], row["key"]): row["new_image_id"]
-        for row in read_table(path, schemas.REKEYED).to_pylist()
-    }
+    changes = _changes(run) if "image_id" in table.column_names else {}
     if not changes:
         return table
     places = zip(table["shard"].to_pylist(), table["key"].to_pylist(), strict=True)
@@ -219,3 +259,13 @@ def recall_file(encoder: str) -> str:
 def list_pairs(run: Path) -> list[str]:
     """All pair tables, relative to the run folder, in order."""
     return sorted(path.relative_to(run).as_posix() for path in run.glob(pair_part("*", "*")))
+
+
+def eval_run(run: Path, number: int) -> Path:
+    """The run folder inside a run that holds an evaluation set of its own."""
+    return run / "against" / part_name(number)
+
+
+def contamination_part(name: str) -> str:
+    """The pictures of one shard that evaluation sets hold too."""
+    return f"contamination/part-{name}.parquet"

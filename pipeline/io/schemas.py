@@ -91,6 +91,22 @@ GROUPS = _schema(
     ("placeholder", _BOOL),
 )
 
+_NEAREST_EVAL = (
+    ("eval_dataset", _STR),
+    ("eval_shard", _STR),
+    ("eval_key", _STR),
+    ("similarity", _F64),
+    ("reason", _STR),
+)
+
+CONTAMINATION = _schema(("image_id", _I64), *_NEAREST_EVAL)
+
+CONTAMINATED = _schema(
+    ("image_id", _I64), ("uid", _STR, _OPTIONAL), ("url", _STR, _OPTIONAL), *_NEAREST_EVAL
+)
+
+REMOVAL_IDS = _schema(("id", _STR))
+
 PROMPTS = _schema(
     ("prompt_id", _I64),
     ("group_id", _I64, _OPTIONAL),

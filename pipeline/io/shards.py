@@ -63,7 +63,9 @@ def find_shards(patterns: Sequence[str]) -> list[Shard]:
         paths += found
     # a file that is a link keeps its name: in a hub snapshot the target has no suffix or neighbours
     unique = sorted({path.parent.resolve() / path.name for path in paths})
-    names = _unique_names(unique)
+    names = unique_names(
+        [path.stem for path in unique], [f"{path.parent.name}-{path.stem}" for path in unique]
+    )
     return [Shard(i, name, path) for i, (name, path) in enumerate(zip(names, unique, strict=True))]
 
 
@@ -159,23 +161,31 @@ def write_shard_tables(path: Path, table: pa.Table, stats: Mapping[str, Any]) ->
 
 
 def _expand(pattern: str) -> list[Path]:
-    if pattern.startswith("pipe:"):
-        raise UsageError(f"{pattern}: addresses that run a command are never read")
-    if "://" in pattern and not pattern.startswith("file://"):
-        raise UsageError(f"{pattern}: only local shards are read as yet; copy them to a folder")
-    local = pattern.removeprefix("file://")
     paths: list[Path] = []
-    for name in expand_braces(local):
-        place = Path(name)
-        hits = list(place.glob("*.tar")) if place.is_dir() else _match(place)
-        if not hits and name != local:
-            raise MissingInput(f"{name}: no such shard")
+    places = local_places(pattern)
+    for place in places:
+        hits = list(place.glob("*.tar")) if place.is_dir() else matching(place)
+        if not hits and len(places) > 1:
+            raise MissingInput(f"{place}: no such shard")
         paths += [hit for hit in hits if hit.suffix == ".tar" and hit.is_file()]
     return paths
 
 
-def _match(place: Path) -> list[Path]:
-    if place.is_file():  # its name may hold brackets
+def local_places(pattern: str) -> list[Path]:
+    """The paths that an address names, its braces expanded.
+
+    Raises UsageError for a kind of address that is not read.
+    """
+    if pattern.startswith("pipe:"):
+        raise UsageError(f"{pattern}: addresses that run a command are never read")
+    if "://" in pattern and not pattern.startswith("file://"):
+        raise UsageError(f"{pattern}: not read from there; copy it to a folder")
+    return [Path(name) for name in expand_braces(pattern.removeprefix("file://"))]
+
+
+def matching(place: Path) -> list[Path]:
+    """The path itself where it is there, for its name may hold brackets; else as a glob."""
+    if place.exists():
         return [place]
     return [Path(hit) for hit in glob.glob(str(place))]  # noqa: PTH207  patterns may be absolute
 
@@ -203,11 +213,9 @@ def expand_braces(pattern: str) -> list[str]:
     return expanded
 
 
-def _unique_names(paths: Sequence[Path]) -> list[str]:
-    stems = [path.stem for path in paths]
-    if len(set(stems)) == len(stems):
-        return stems
-    longer = [f"{path.parent.name}-{path.stem}" for path in paths]
-    if len(set(longer)) == len(longer):
-        return longer
+def unique_names(short: Sequence[str], longer: Sequence[str]) -> list[str]:
+    """The short names where no two are equal, else the longer ones, which name the folders too."""
+    for names in (short, longer):
+        if len(set(names)) == len(names):
+            return list(names)
     raise UsageError("two shards share folder and file names; rename one of the folders")

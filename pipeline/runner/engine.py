@@ -25,7 +25,7 @@ from pipeline.runner.serial import SerialExecutor
 from pipeline.runner.work import Done, Executor, Failure, Result, full_disk_named
 
 NOT_DOWNLOADED = "not_downloaded"
-EXPECTED = {NOT_DOWNLOADED, "duplicate", "featureless"}
+EXPECTED = {NOT_DOWNLOADED, "duplicate", "contaminated", "featureless"}
 """Reasons that are a stage's purpose or the data set's past, and never count against a run."""
 
 
@@ -54,6 +54,13 @@ class Summary:
         if self.failed:
             return 3
         return 2 if self.over_limit(max_rejected) else 0
+
+    def absorb(self, name: str, other: "Summary") -> None:
+        """Count another run, made for this one, under its name."""
+        self.rows |= {f"{name} {stage}": rows for stage, rows in other.rows.items()}
+        self.rejected |= {f"{name} {stage}": counts for stage, counts in other.rejected.items()}
+        self.failed += [f"{name} {part}" for part in other.failed]
+        self.interrupted |= other.interrupted
 
     def over_limit(self, max_rejected: float) -> list[str]:
         """Stages that rejected a larger share, expected reasons aside."""

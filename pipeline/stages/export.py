@@ -1,8 +1,9 @@
 """export: the deduplicated training set.
 
-keep.parquet and drop.parquet always; keep.npy and drop.npy in DataComp's format where every row
-has a uid; and the shards again with the kept samples only, each member's bytes as they were, tar,
-Parquet and statistics in step.
+keep.parquet and drop.parquet always; removal_ids.parquet as NeMo Curator removes by it; keep.npy
+and drop.npy in DataComp's format where every row has a uid; contaminated.parquet where evaluation
+sets were given; and the shards again with the kept samples only, each member's bytes as they were,
+tar, Parquet and statistics in step.
 """
 
 import io
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
 from pipeline.io.runfolder import (
+    CONTAMINATED,
     DUPLICATES,
     REKEYED,
     image_part,
@@ -23,19 +25,23 @@ from pipeline.io.runfolder import (
     read_images,
 )
 from pipeline.io.shards import Shard, group_members, read_member, write_shard
-from pipeline.io.tables import read_foreign, read_table, write_table
+from pipeline.io.tables import read_foreign, read_table, table_from_columns, write_table
 from pipeline.io.tarscan import scan_tar
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.stages.against import CONTAMINATED as BAD
+from pipeline.stages.against import list_contamination, read_contamination
 from pipeline.stages.scan import shards_of
 
 _LISTS = "lists"
 _UID_DIGITS = 32
+_DIGESTS = ("sha256", "pixel_sha256")
+_REMOVAL_IDS = "export/removal_ids.parquet"
 
 
 def plan(context: Context) -> list[Part]:
     """One part for the lists, and one a shard."""
     manifest = tuple(image_part(name) for name in list_image_parts(context.run))
-    parts = [Part(_LISTS, (*manifest, REKEYED, DUPLICATES))]
+    parts = [Part(_LISTS, (*manifest, REKEYED, DUPLICATES, *list_contamination(context)))]
     if context.config.export.write_shards:
         shards = {f"{shard.number:05d}": shard for shard in shards_of(context)}
         for name in list_image_parts(context.run):
@@ -62,9 +68,17 @@ def datacomp_subset(uids: list[str]) -> npt.NDArray[np.void]:
 
 def _write_lists(context: Context) -> Outcome:
     duplicates = read_table(context.path(DUPLICATES), schemas.DUPLICATES)
-    places = read_images(context.run, columns=["image_id", "shard", "key"])
+    images = read_images(context.run, columns=["image_id", "shard", "key", *_DIGESTS])
+    places = images.drop_columns(list(_DIGESTS))
     table = duplicates.join(places, "image_id", join_type="inner").sort_by("image_id")
-    outputs = []
+    outputs = [_REMOVAL_IDS]
+    write_table(context.path(_REMOVAL_IDS), removal_ids(duplicates))
+    if context.config.against:
+        outputs.append(CONTAMINATED)
+        found = read_contamination(context, images)
+        found = found.join(duplicates.select(["image_id", "uid", "url"]), "image_id")
+        chosen = found.select(schemas.CONTAMINATED.names).sort_by("image_id")
+        write_table(context.path(CONTAMINATED), chosen.cast(schemas.CONTAMINATED))
     for name, chosen in (("keep", table["keep"]), ("drop", pc.invert(table["keep"]))):
         rows = table.filter(chosen).select(schemas.EXPORT_ROWS.names).cast(schemas.EXPORT_ROWS)
         outputs.append(f"export/{name}.parquet")
@@ -75,6 +89,20 @@ def _write_lists(context: Context) -> Outcome:
             outputs.append(f"export/{name}.npy")
             write_bytes(context.path(outputs[-1]), buffer.getvalue())
     return Outcome(tuple(outputs), duplicates.num_rows, table.num_rows)
+
+
+def removal_ids(duplicates: pa.Table) -> pa.Table:
+    """What is dropped, as NeMo Curator reads it: one column `id`, text, sorted.
+
+    Uids where every picture has one of its own, since an id that a kept picture shares would
+    remove that one too; else image ids.
+    """
+    uids = duplicates["uid"].to_pylist()
+    own = all(uids) and len(set(uids)) == len(uids)
+    ids = uids if own else map(str, duplicates["image_id"].to_pylist())
+    dropped = pc.invert(duplicates["keep"]).to_pylist()
+    chosen = sorted(name for name, drop in zip(ids, dropped, strict=True) if drop)
+    return table_from_columns({"id": chosen}, schemas.REMOVAL_IDS)
 
 
 def _has_uids(table: pa.Table) -> bool:
@@ -88,9 +116,12 @@ def _is_uid(uid: str) -> bool:
 
 def _write_shard(part: Part, context: Context) -> Outcome:
     rows = read_images(context.run, [part.name], columns=["image_id", "key"]).to_pylist()
-    table = read_table(context.path(DUPLICATES), schemas.DUPLICATES, columns=["image_id", "keep"])
+    columns = ["image_id", "keep", "reason"]
+    table = read_table(context.path(DUPLICATES), schemas.DUPLICATES, columns=columns)
     kept_ids = set(table.filter(table["keep"])["image_id"].to_pylist())
     kept = {row["key"] for row in rows if row["image_id"] in kept_ids}
+    is_bad = pc.equal(table["reason"], BAD)
+    bad = set(table.filter(is_bad)["image_id"].to_pylist()) & {row["image_id"] for row in rows}
     name = part.params["shard"]  # unique in the run, which the file's own name need not be
     source = Shard(int(part.name), name, context.path(part.inputs[3]))
     target = context.path(f"export/shards/{name}.tar")
@@ -106,8 +137,9 @@ def _write_shard(part: Part, context: Context) -> Outcome:
         outputs.append(f"export/shards/{name}.parquet")
     stats = {"count": len(kept), "successes": len(kept), "dropped": len(rows) - len(kept)}
     write_bytes(context.path(outputs[1]), json.dumps(stats, indent=1).encode())
-    dropped = {"duplicate": len(rows) - len(kept)} if len(rows) > len(kept) else {}
-    return Outcome(tuple(outputs), len(rows), len(kept), dropped)
+    dropped = {"duplicate": len(rows) - len(kept) - len(bad), BAD: len(bad)}
+    counts = {reason: count for reason, count in dropped.items() if count}
+    return Outcome(tuple(outputs), len(rows), len(kept), counts)
 
 
 def _samples(shard: Shard, kept: set[str]) -> list[dict[str, bytes | str]]:

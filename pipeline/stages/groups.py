@@ -5,6 +5,9 @@ that no two kept ones are near-duplicates and every dropped one has a kept one a
 threshold: components alone would chain, and drop pictures that resemble no survivor. A component
 with several kept pictures is such a chain; representative_id splits it. groups.parquet says how
 long chains are, where they are weakest, and which group is a placeholder ("no image").
+
+Pictures that an evaluation set holds too are dropped first and represent nothing, themselves
+included: what resembles only them, and no evaluation picture, may be kept.
 """
 
 from typing import Any
@@ -28,6 +31,7 @@ from pipeline.io.runfolder import (
 )
 from pipeline.io.tables import read_parts, table_from_columns, write_rows, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage
+from pipeline.stages.against import CONTAMINATED, list_contamination, read_contamination
 
 _EXACT_REASONS = ("bytes", "pixels")
 Row = dict[str, Any]
@@ -36,7 +40,8 @@ Row = dict[str, Any]
 def plan(context: Context) -> list[Part]:
     """One part: a component may span all shards."""
     manifest = [image_part(name) for name in list_image_parts(context.run)]
-    return [Part("all", (*manifest, REKEYED, *list_pairs(context.run)))]
+    inputs = (*manifest, REKEYED, *list_pairs(context.run), *list_contamination(context))
+    return [Part("all", inputs)]
 
 
 def run(part: Part, context: Context) -> Outcome:
@@ -45,26 +50,33 @@ def run(part: Part, context: Context) -> Outcome:
     images = read_images(context.run)
     pairs = read_parts((context.run / path for path in list_pairs(context.run)), schemas.PAIRS)
     config = context.config.groups
-    table = group(images, pairs, config.quality)
+    bad = read_contamination(context, images)["image_id"].to_numpy()
+    table = group(images, pairs, config.quality, contaminated=bad)
     write_table(context.path(DUPLICATES), table)
     facts = group_facts(images, table, pairs, config.placeholder_size)
     write_rows(context.path(GROUPS), facts, schemas.GROUPS)
     return Outcome((DUPLICATES, GROUPS), images.num_rows, table.num_rows)
 
 
-def group(images: pa.Table, pairs: pa.Table, quality: str) -> pa.Table:
-    """The rows of duplicates.parquet, sorted by image id; independent of the order of rows."""
+def group(
+    images: pa.Table,
+    pairs: pa.Table,
+    quality: str,
+    *,
+    contaminated: npt.NDArray[np.int64] | None = None,
+) -> pa.Table:
+    """The rows of duplicates.parquet, sorted by image id; independent of the order of rows.
+
+    `contaminated` ids, whole classes of exact copies, are dropped before any is chosen; each is
+    listed as its own representative.
+    """
     images = images.sort_by("image_id")
     ids = images["image_id"].to_numpy()
     id_a, id_b = pairs["id_a"].to_numpy(), pairs["id_b"].to_numpy()
     groups = indexes.connected_components(ids, id_a, id_b)
     _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    cover = indexes.greedy_cover(
-        ids,
-        quality_rank(images, quality),
-        _strongest(pairs),
-        class_of=indexes.exact_classes(exact_keys(images), ids),
-    )
+    clean = ~np.isin(ids, np.zeros(0, np.int64) if contaminated is None else contaminated)
+    cover = _cover(images, pairs, quality_rank(images, quality), clean)
     sizes_of = sizes[place]
     columns = {
         "image_id": ids,
@@ -73,7 +85,7 @@ def group(images: pa.Table, pairs: pa.Table, quality: str) -> pa.Table:
         "group_id": groups,
         "group_size": sizes_of.astype(np.int32),
         "keep": cover.kept,
-        "reason": _reasons(images, pairs, sizes_of, cover),
+        "reason": _reasons(images, pairs, sizes_of, cover, clean),
         "representative_id": cover.representative,
         "similarity_to_representative": cover.similarity,
         "merged_into": pa.nulls(len(ids), pa.int64()),
@@ -130,10 +142,13 @@ class _LinksByGroup:
 
 
 def quality_rank(images: pa.Table, quality: str) -> npt.NDArray[np.int64]:
-    """Rank (n,), 0 best: by quality, then sha256, then uid, so that row order never decides."""
+    """Rank (n,), 0 best: by quality, then sha256, then uid, so that row order never decides.
+
+    A size that is not known counts as the smallest.
+    """
     measure = {
-        "resolution": lambda row: -row["width"] * row["height"],
-        "bytes": lambda row: -row["size"],
+        "resolution": lambda row: -(row["width"] or 0) * (row["height"] or 0),
+        "bytes": lambda row: -(row["size"] or 0),
         "first": lambda row: (row["shard"], row["key"]),
     }[quality]
     names = ["width", "height", "size", "shard", "key", "sha256", "uid", "image_id"]
@@ -141,11 +156,30 @@ def quality_rank(images: pa.Table, quality: str) -> npt.NDArray[np.int64]:
 
     def key(place: int) -> tuple[Any, ...]:
         row = rows[place]
-        return measure(row), row["sha256"], row["uid"] or "", row["image_id"]
+        return measure(row), row["sha256"] or "", row["uid"] or "", row["image_id"]
 
     rank = np.empty(len(rows), np.int64)
     rank[sorted(range(len(rows)), key=key)] = np.arange(len(rows))
     return rank
+
+
+def _cover(
+    images: pa.Table, pairs: pa.Table, rank: npt.NDArray[np.int64], clean: npt.NDArray[np.bool_]
+) -> indexes.Cover:
+    """What represents each row, chosen among the clean ones; of the others, each itself."""
+    ids = images["image_id"].to_numpy()
+    joined = np.isin(pairs["id_a"], ids[clean]) & np.isin(pairs["id_b"], ids[clean])
+    chosen = indexes.greedy_cover(
+        ids[clean],
+        rank[clean],
+        _strongest(pairs.filter(joined)),
+        class_of=indexes.exact_classes(exact_keys(images), ids)[clean],
+    )
+    cover = indexes.Cover(np.zeros(len(ids), bool), ids.copy(), np.ones(len(ids)))
+    cover.kept[clean] = chosen.kept
+    cover.representative[clean] = chosen.representative
+    cover.similarity[clean] = chosen.similarity
+    return cover
 
 
 def _strongest(pairs: pa.Table) -> Pairs:
@@ -161,9 +195,14 @@ def _strongest(pairs: pa.Table) -> Pairs:
 
 
 def _reasons(
-    images: pa.Table, pairs: pa.Table, sizes: npt.NDArray[np.int64], cover: indexes.Cover
+    images: pa.Table,
+    pairs: pa.Table,
+    sizes: npt.NDArray[np.int64],
+    cover: indexes.Cover,
+    clean: npt.NDArray[np.bool_],
 ) -> list[str]:
-    """Why a row is kept or dropped: `unique`, `kept`, or how it matches its representative."""
+    """Why a row is kept or dropped: `unique`, `kept`, how it matches its representative, or
+    `contaminated`."""
     found = {
         (row["id_a"], row["id_b"]): row["reason"]
         for row in sorted(pairs.to_pylist(), key=lambda row: row["similarity"])
@@ -175,7 +214,9 @@ def _reasons(
     reasons = []
     for place, image_id in enumerate(ids):
         representative = int(cover.representative[place])
-        if cover.kept[place]:
+        if not clean[place]:
+            reasons.append(CONTAMINATED)
+        elif cover.kept[place]:
             reasons.append("unique" if sizes[place] == 1 else "kept")
         elif key_of[image_id] == key_of[representative]:
             same_bytes = digest_of[image_id] == digest_of[representative]

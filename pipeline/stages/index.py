@@ -1,7 +1,9 @@
 """index: an encoder's vectors in, a FAISS index out."""
 
 import indexes
+from pipeline.config import GIVEN
 from pipeline.encoders import build_encoder, metric_of
+from pipeline.io.digest import canonical_sha256, sha256_file
 from pipeline.io.runfolder import index_folder, list_embedding_parts, read_embeddings
 from pipeline.runner.part import Context, Outcome, Part, Stage
 
@@ -30,12 +32,20 @@ def run(part: Part, context: Context) -> Outcome:
         factory=config.index.factory.get(name),
         seed=config.seed,
         threads=config.runner.threads_per_part,
-        fingerprint=build_encoder(spec, config.model.device).fingerprint,
+        fingerprint=_fingerprint(part, context),
     )
     folder = index_folder(name)
     indexes.save(built, context.path(folder))
     outputs = (f"{folder}/index.faiss", f"{folder}/index.json")
     return Outcome(outputs, len(ids), built.ntotal)
+
+
+def _fingerprint(part: Part, context: Context) -> str:
+    """The encoder's; where it is not known, the digest of what it made."""
+    spec = context.config.embed.encoders[part.params["encoder"]]
+    if spec.kind == GIVEN:
+        return canonical_sha256([sha256_file(context.path(name)) for name in part.inputs])
+    return build_encoder(spec, context.config.model.device).fingerprint
 
 
 STAGE = Stage("index", 1, ("embed", "index"), plan, run)

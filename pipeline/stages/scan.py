@@ -7,17 +7,18 @@ nothing is dropped. `image_id` is assigned here, once.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.errors import ImageRejected, ShardCorrupt
+from pipeline.errors import ImageRejected, MissingInput, ShardCorrupt
 from pipeline.generation.seeds import hash63, normalize_caption
 from pipeline.io import schemas
 from pipeline.io.images import EXTENSIONS, ImageLimits, decode
-from pipeline.io.runfolder import ACCEPTED, image_part, part_name
+from pipeline.io.remote import is_remote
+from pipeline.io.runfolder import ACCEPTED, FETCHED, image_part, part_name
 from pipeline.io.shards import Sample, Shard, find_shards, group_members, is_safe_key, read_member
 from pipeline.io.tables import read_foreign, write_rows
 from pipeline.io.tarscan import TarScan, scan_tar
@@ -50,7 +51,10 @@ def run(part: Part, context: Context) -> Outcome:
     rows, notes = scan_shard(shard, context)
     limit = part.params["limit"]
     rows = rows if limit is None else rows[:limit]
-    _assign_ids(rows, context.config.dataset.name, shard.name)
+    dataset = context.config.dataset.name
+    ids = assign_ids([row["key"] for row in rows], dataset, shard.name)
+    for row, image_id in zip(rows, ids, strict=True):
+        row |= {"image_id": image_id, "dataset": dataset, "shard": shard.name}
     output = image_part(part.name)
     write_rows(context.path(output), rows, schemas.IMAGES)
     rejected = reject_counts([row["reason"] for row in rows if row["status"] != ACCEPTED])
@@ -58,9 +62,20 @@ def run(part: Part, context: Context) -> Outcome:
 
 
 def shards_of(context: Context) -> list[Shard]:
-    """The training set's shards; those that the demo wrote where none are configured."""
+    """The training set's shards; those that the demo wrote where none are configured.
+
+    Raises MissingInput where there are none, as in a run that was made from vectors.
+    """
+    if context.config.dataset.embeddings:
+        raise MissingInput(f"{context.run}: made from vectors; it has no pictures to look at")
     patterns = context.config.dataset.shards or (str(context.run / "shards"),)
-    return find_shards(patterns)
+    local = [pattern for pattern in patterns if not is_remote(pattern)]
+    if len(local) < len(patterns):  # the stage `fetch` has copied what is not here
+        copied = [str(path) for path in sorted((context.run / FETCHED).glob("*/*.tar"))]
+        if not copied:
+            raise MissingInput(f"{context.run}: no shard was fetched; run the stage fetch first")
+        local += copied
+    return find_shards(local)
 
 
 def image_limits(context: Context) -> ImageLimits:
@@ -183,17 +198,17 @@ def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _assign_ids(rows: list[Row], dataset: str, shard: str) -> None:
-    taken: set[int] = set()
-    for row in rows:
-        row["dataset"], row["shard"] = dataset, shard
-        image_id = hash63("image", dataset, shard, row["key"])
+def assign_ids(keys: Sequence[str], dataset: str, shard: str) -> list[int]:
+    """An image id for each row of a shard, no two equal even where a key repeats."""
+    taken: dict[int, None] = {}
+    for key in keys:
+        image_id = hash63("image", dataset, shard, key)
         salt = 0
         while image_id in taken:
             salt += 1
-            image_id = salted_id(dataset, shard, row["key"], salt)
-        taken.add(image_id)
-        row["image_id"] = image_id
+            image_id = salted_id(dataset, shard, key, salt)
+        taken[image_id] = None
+    return list(taken)
 
 
 def salted_id(dataset: str, shard: str, key: str, salt: int) -> int:

@@ -13,6 +13,8 @@ PROMISED = {
     "PAIRS": "id_a id_b similarity reason",
     "DUPLICATES": "image_id uid url group_id group_size keep reason representative_id "
     "similarity_to_representative merged_into",
+    "CONTAMINATED": "image_id uid url eval_dataset eval_shard eval_key similarity reason",
+    "REMOVAL_IDS": "id",
     "PROMPTS": "prompt_id group_id caption role n_duplicates n_caption_copies n_captions rank",
     "SCREEN": "prompt_id seed timestep x_t_source dim eps_uncond_sq eps_text_sq eps_dot "
     "eps_dot_prev cos_channel_mean",

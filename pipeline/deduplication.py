@@ -1,0 +1,93 @@
+"""What `dedup` is given on the command line, as a configuration."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config import COPY, GIVEN, PIXELS
+from pipeline.errors import UsageError
+from pipeline.io.remote import is_remote
+from pipeline.io.vectors import are_vectors
+
+_FORCED = "dataset.embeddings="
+_KINDS = ("lite0", "lite0-copy", "pdq")
+
+
+def dedup_settings(
+    addresses: Sequence[str],
+    encoder: str | None,
+    *,
+    threshold: float | None = None,
+    calibration: Path | None = None,
+    whitening: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The dataset and the thresholds of its pairs.
+
+    Vectors are told from shards by what lies at the addresses, unless an override says which.
+    Raises UsageError for options that do not fit what is there, or each other.
+    """
+    forced = [text.removeprefix(_FORCED) for text in overrides if text.startswith(_FORCED)]
+    local = not any(map(is_remote, addresses))  # vectors are read from this machine only
+    given = yaml.safe_load(forced[-1]) is True if forced else local and are_vectors(addresses)
+    values: dict[str, Any] = {"dataset": {"shards": list(addresses), "embeddings": given}}
+    if given:
+        return values | _of_vectors(encoder, threshold, calibration or whitening)
+    return values | _of_shards(encoder, threshold, calibration, whitening)
+
+
+def require_encoder(encoder: str | None, kinds: Sequence[str]) -> None:
+    """Raise UsageError for an encoder that the command line cannot set up."""
+    if encoder is not None and encoder not in kinds:
+        allowed = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
+        raise UsageError(f"--encoder {encoder}: {allowed}; configure others under embed.encoders")
+
+
+def _of_vectors(
+    encoder: str | None, threshold: float | None, for_pictures: Path | None
+) -> dict[str, Any]:
+    if encoder is not None:
+        raise UsageError(f"--encoder {encoder}: no picture is encoded, the vectors are there")
+    if for_pictures is not None:
+        raise UsageError(f"{for_pictures}: made for pictures; vectors need a --threshold of theirs")
+    if threshold is None:
+        raise UsageError(
+            "--threshold is needed, the least cosine of two near-duplicates: an encoder that we "
+            "do not know has no calibrated default"
+        )
+    return {"pairs": {"min_similarity": {GIVEN: threshold}}}
+
+
+def _of_shards(
+    encoder: str | None,
+    threshold: float | None,
+    calibration: Path | None,
+    whitening: Path | None,
+) -> dict[str, Any]:
+    require_encoder(encoder, _KINDS)
+    if threshold is not None and encoder == "pdq":
+        raise UsageError("--threshold is a cosine; for pdq set pairs.pdq_max_distance")
+    if threshold is not None and calibration is not None:
+        raise UsageError("--threshold or --calibration, not both")
+    if (encoder == "lite0-copy") != (whitening is not None):
+        raise UsageError("--encoder lite0-copy and --whitening FILE go together")
+    values: dict[str, Any] = {"pairs": {}}
+    if encoder == "pdq":
+        values["pairs"] = {"min_similarity": {}}
+    elif whitening is not None:
+        if threshold is None and calibration is None:
+            raise UsageError("lite0-copy has no threshold of its own; give --calibration FILE")
+        copy = {"kind": "lite0-copy", "weights": str(whitening.resolve())}
+        values["embed"] = {
+            "encoders": {COPY: copy, "pdq": {"kind": "pdq"}, PIXELS: {"kind": PIXELS}}
+        }
+        values["match"] = {"encoders": [COPY, PIXELS]}
+        # the calibration's takes its place
+        values["pairs"] = {"min_similarity": {COPY: 1.0 if threshold is None else threshold}}
+    elif threshold is not None:
+        values["pairs"] = {"min_similarity": {"lite0": threshold}}
+    if calibration is not None:
+        values["pairs"]["calibration"] = str(calibration.resolve())
+    return values
