@@ -27,7 +27,7 @@ from rich.markup import escape
 from indexes import VectorError
 from pipeline import followups, inspect_run, registry
 from pipeline.calibration.command import calibration_settings, thresholds_table
-from pipeline.calibration.dedup import Plan
+from pipeline.calibration.dedup import Plan, parse_same
 from pipeline.calibration.dedup import calibrate_dedup as measure
 from pipeline.config import RunConfig, load_config, make_config
 from pipeline.deduplication import dedup_settings
@@ -293,13 +293,22 @@ def calibrate_dedup(
     whitening: Annotated[
         Path | None, typer.Option(help="Fit lite0-copy on half of the sample; its weights go here.")
     ] = None,
+    same: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="SHARD/KEY,SHARD/KEY: two pictures that show the same, by your judgement."
+        ),
+    ] = None,
     set_: Sets = None,
     device: Device = None,
 ) -> None:
     """Find each encoder's threshold for a stated precision from edits of your own pictures."""
     values = calibration_settings(shards, encoder)
     config = make_config(values, _overrides(set_, **_shared(None, None, device, None, None)))
-    found = measure(config, Plan(precision, sample, edited, whitening))
+    found = measure(config, Plan(precision, sample, edited, whitening, parse_same(same or [])))
+    for entry in found.encoders.values():
+        for pair in entry.worst[:3]:
+            typer.echo(f"{entry.name}: is it the same? --same {printable(f'{pair.a},{pair.b}')}")
     found.save(out)
     Console().print(thresholds_table(found))
     typer.echo(f"wrote {out}")

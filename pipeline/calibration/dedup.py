@@ -48,12 +48,18 @@ _WORST = 20
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. `sample` pictures are drawn, at most `edited` of them edited."""
+    """How much is measured. `sample` pictures are drawn, at most `edited` of them edited.
+
+    `same` names pairs ("shard/key") that a person has found to show one thing, mostly among the
+    `worst` of an earlier calibration: the second of each is left out. One such pair in a sample
+    gives up to 289 pairs that count as false, and decides the threshold alone.
+    """
 
     precision: float = 0.999
     sample: int = 1500
     edited: int = 250
     whitening: Path | None = None
+    same: tuple[tuple[str, str], ...] = ()
 
 
 def calibrate_dedup(config: RunConfig, plan: Plan) -> Calibration:
@@ -68,6 +74,7 @@ def calibrate_dedup(config: RunConfig, plan: Plan) -> Calibration:
     limits = ImageLimits(config.scan.formats, config.scan.max_pixels, config.scan.max_bytes)
     shards = find_shards(config.dataset.shards)
     sample = choose(shards, plan.sample, limits, config.seed)
+    _leave_out_same(sample, plan.same)
     device = config.model.device
     specs = {
         name: spec
@@ -97,6 +104,25 @@ def calibrate_dedup(config: RunConfig, plan: Plan) -> Calibration:
     return _record(config, sample, split, entries)
 
 
+def parse_same(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Pairs from "A,B". Raises UsageError for anything else."""
+    pairs = []
+    for text in texts:
+        a, comma, b = text.partition(",")
+        if not (a and comma and b) or "," in b or a == b:
+            raise UsageError(f"--same {text}: two different pictures as SHARD/KEY,SHARD/KEY")
+        pairs.append((a, b))
+    return tuple(pairs)
+
+
+def _leave_out_same(sample: Sample, same: Sequence[tuple[str, str]]) -> None:
+    for a, b in same:
+        names = {place.name for place in sample.places}
+        if a in names and b in names:
+            sample.places = [place for place in sample.places if place.name != b]
+            sample.leave_out("same")
+
+
 @dataclass(frozen=True)
 class _Split:
     edited: Sequence[Place]
@@ -108,12 +134,16 @@ class _Split:
         return [*self.edited, *self.distractors]
 
 
-def _split(places: Sequence[Place], edited: int) -> _Split:
+def _require(places: Sequence[Place]) -> None:
     if len(places) < _LEAST:
         raise UsageError(
             f"{len(places)} usable pictures; at least {_LEAST} are needed, twice that to fit a "
             "whitening; give more shards or a larger --sample"
         )
+
+
+def _split(places: Sequence[Place], edited: int) -> _Split:
+    _require(places)
     k = min(edited, len(places) // 4)
     return _Split(places[:k], places[k : 2 * k], places[2 * k :])
 
@@ -170,7 +200,10 @@ def _fit(places: Sequence[Place], plan: Plan, limits: ImageLimits, config: RunCo
 
     if plan.whitening is None or plan.whitening.suffix != ".safetensors":
         raise UsageError(f"--whitening {plan.whitening}: name a .safetensors file")
-    split = _split(places, plan.edited)
+    _require(places)
+    k = min(plan.edited, len(places) // 2)
+    # any other picture will do behind an overlay: nothing is judged here
+    split = _Split(places[:k], places[1 : k + 1], places[k:])
     pooled = {"pooled": Pooled(device=config.model.device)}
     seen = _label(split, pooled, limits, config)["pooled"]
     is_original = seen.edit == ORIGINAL  # in the order of their numbers

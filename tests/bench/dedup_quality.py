@@ -220,14 +220,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{given.photos}: {len(photos)} pictures, at least 60 are needed")
     third = len(photos) // 3
     fitting, rest = photos[:third], photos[third:]
-    k, j = min(given.edited, len(rest) // 3), min(given.edited, third // 3)
+    k, j = min(given.edited, len(rest) // 3), min(given.edited, third // 2)
     place = {path.name: number for number, path in enumerate(rest[k:])}
     ignored = {
         tuple(sorted(place.get(name, -1) for name in pair.split(","))) for pair in given.look_alike
     }
     with tempfile.TemporaryDirectory() as folder:
         files = build(rest[k:], rest[:k], k, Path(folder, "set"))
-        fit = build(fitting[j:], fitting[:j], j, Path(folder, "fit"))
+        fit = build(fitting, fitting[1:], j, Path(folder, "fit"))
         table = Table("system", "threshold", "s", "pair precision", "mean recall", "lost", "recall")
         table.title = f"{len(files.paths)} files: {len(rest) - k} pictures, {k} edited in 16 ways"
         results = list(ours(files, fit))

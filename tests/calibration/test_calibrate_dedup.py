@@ -7,7 +7,7 @@ import pytest
 from sample_pictures import picture
 from shard_builder import ShardBuilder, jpeg
 
-from pipeline.calibration.dedup import COPY, Plan, calibrate_dedup
+from pipeline.calibration.dedup import COPY, Plan, calibrate_dedup, parse_same
 from pipeline.calibration.edits import EDITS
 from pipeline.calibration.record import Calibration, read_calibration
 from pipeline.config import make_config
@@ -67,6 +67,23 @@ def test_copies_and_broken_pictures_are_left_out_and_counted(calibrated):
     assert calibrated.left_out["copy"] == 2
     assert sum(calibrated.left_out.values()) == 3
     assert calibrated.originals == N - 12  # as many again are backgrounds
+
+
+def test_pictures_called_the_same_are_left_out(root, calibrated):
+    """The second of a pair goes; a pair that is not in the sample changes nothing."""
+    same = parse_same(["00000/p3,00001/p40", "00000/p3,00000/nowhere"])
+    found = calibrate_dedup(
+        _config(root / "shards", pairs={"min_similarity": {}}),
+        Plan(precision=0.99, edited=12, same=same),
+    )
+    assert found.left_out["same"] == 1
+    assert found.originals == calibrated.originals - 1
+
+
+@pytest.mark.parametrize("text", ["", "a", "a,", ",b", "a,b,c", "a,a"])
+def test_same_wants_two_pictures(text):
+    with pytest.raises(UsageError, match="--same"):
+        parse_same([text])
 
 
 def test_the_same_bytes_again_and_the_same_when_read(root, calibrated, tmp_path):
