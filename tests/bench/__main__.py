@@ -32,6 +32,7 @@ from pipeline.generation.backend import Sampling, fresh_model
 from pipeline.io.images import decode
 from pipeline.io.shards import group_members, read_member
 from pipeline.io.tarscan import scan_tar
+from pipeline.runner.memory import keep_memory
 
 Measured = tuple[str, str, float, float, str]
 
@@ -82,7 +83,8 @@ def bench_embed(pictures: list[Image.Image]) -> Measured:
 
     def forward() -> None:
         with torch.inference_mode():
-            network.forward_features(batch)
+            for start in range(0, len(batch), 4):  # slices that stay in the cache are faster
+                network.forward_features(batch[start : start + 4])
 
     ours = lambda: encoder.encode(pictures)  # noqa: E731
     return "embed: lite0", "pictures/s, forward alone", *_rates(len(pictures), ours, forward)
@@ -144,6 +146,7 @@ def _rates(
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
+    keep_memory()  # as every run does
     model = next((p for p in (Path("runs/demo/model"),) if p.is_dir()), None)
     with tempfile.TemporaryDirectory() as folder:
         plant(Path(folder), copies=(1, 2, 4), pictures_per_level=4, limit=400)
