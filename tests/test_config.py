@@ -5,6 +5,8 @@ from pydantic import ValidationError
 
 from pipeline.config import RunConfig, load_config, make_config, read_yaml
 from pipeline.errors import ConfigError, MissingInput
+from pipeline.registry import DEDUP, fitting
+from pipeline.shipped import config_path
 
 
 def refused(values, *overrides):
@@ -218,3 +220,9 @@ def test_methods_have_distinct_plain_names():
 
 def test_pixels_beyond_pillow_s_own_limit_are_refused():
     assert "scan.max_pixels" in refused({"scan": {"max_pixels": 200_000_000}})
+
+
+@pytest.mark.parametrize("name", ["dedup-laion", "dedup-embeddings", "cluster"])
+def test_shipped_deduplications_leave_no_stage_out(name):
+    config = load_config(config_path(name))
+    assert {stage.name for stage in fitting(DEDUP, config)} <= set(config.stages)
