@@ -13,7 +13,6 @@ sketch a vector, no more than a cell and its visitors are in memory.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from math import sqrt
 
 import faiss
@@ -62,23 +61,27 @@ class Cells:
     def __len__(self) -> int:
         return len(self.centroids)
 
-    def stored(self, cell: int) -> Rows:
-        """The rows stored in a cell, ascending."""
-        rows, ends = self._stored
-        return rows[ends[cell] : ends[cell + 1]]
+    def stored(self, cells: range) -> "Members":
+        """The rows stored in each of `cells`."""
+        return _members(self.probes[:, :1], cells)
 
-    def visitors(self, cell: int) -> Rows:
-        """The rows that visit a cell, those stored there among them, ascending."""
-        rows, ends = self._visits
-        return rows[ends[cell] : ends[cell + 1]]
+    def visitors(self, cells: range) -> "Members":
+        """The rows that visit each of `cells`, those stored there among them."""
+        return _members(self.probes, cells)
 
-    @cached_property
-    def _stored(self) -> tuple[Rows, Rows]:
-        return _by_cell(self.probes[:, :1], len(self))
 
-    @cached_property
-    def _visits(self) -> tuple[Rows, Rows]:
-        return _by_cell(self.probes, len(self))
+@dataclass(frozen=True, eq=False)
+class Members:
+    """Rows of consecutive cells; `of` a cell they ascend."""
+
+    cells: range
+    rows: Rows
+    ends: Rows
+
+    def of(self, cell: int) -> Rows:
+        """The rows of one cell."""
+        place = cell - self.cells.start
+        return self.rows[self.ends[place] : self.ends[place + 1]]
 
 
 def default_cells(n: int) -> int:
@@ -129,31 +132,35 @@ def cell_join(
     lower of them.
     """
     ids = checked_ids(ids, len(vectors))
+    owned = range(len(cells)) if owned is None else owned
+    stored, visitors = cells.stored(owned), cells.visitors(owned)
+    radius = threshold - cosine_error(vectors.shape[1])
     found: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    for cell in owned if owned is not None else range(len(cells)):
-        found.append(_pairs_in(cell, vectors, ids, cells, threshold))
+    for cell in owned:
+        guest, host = _candidates(cells.sketches, visitors.of(cell), stored.of(cell), radius)
+        mine = _belongs(cell, guest, host, ids, cells)
+        found.append(_near_pairs(vectors, ids, guest[mine], host[mine], threshold))
     id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
     return sorted_pairs(id_a, id_b, scores)
 
 
-def _pairs_in(cell: int, vectors: AnyVectors, ids: Ids, cells: Cells, threshold: float) -> Found:
-    guest, host = _candidates(cell, cells, threshold - cosine_error(vectors.shape[1]))
-    mine = _belongs(cell, guest, host, ids, cells)
-    guest, host = guest[mine], host[mine]
+def _near_pairs(vectors: AnyVectors, ids: Ids, guest: Rows, host: Rows, threshold: float) -> Found:
+    """Those of the pairs of rows that are near by the exact score."""
     scores = score_rows("cosine", vectors, vectors, guest, host)
     near = near_enough("cosine", scores, threshold)
     id_guest, id_host = ids[guest[near]], ids[host[near]]
     return np.minimum(id_guest, id_host), np.maximum(id_guest, id_host), scores[near]
 
 
-def _candidates(cell: int, cells: Cells, radius: float) -> tuple[Rows, Rows]:
+def _candidates(
+    sketches: Vectors, visiting: Rows, stored: Rows, radius: float
+) -> tuple[Rows, Rows]:
     """Visitors and stored rows whose sketches allow an inner product of `radius`."""
-    stored, visiting = cells.stored(cell), cells.visitors(cell)
-    kept = cells.sketches[stored]
+    kept = sketches[stored]
     guests, hosts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for start in range(0, len(visiting), _VISITORS_AT_ONCE):
         some = visiting[start : start + _VISITORS_AT_ONCE]
-        bounds = cells.sketches[some] @ kept.T
+        bounds = sketches[some] @ kept.T
         guest, host = np.divmod(np.flatnonzero(bounds >= radius), max(len(stored), 1))
         guests.append(some[guest])
         hosts.append(stored[host])
@@ -167,12 +174,13 @@ def _belongs(cell: int, guest: Rows, host: Rows, ids: Ids, cells: Cells) -> npt.
     return np.where(home == cell, ids[guest] < ids[host], ~elsewhere | (cell < home))
 
 
-def _by_cell(probes: Probes, count: int) -> tuple[Rows, Rows]:
-    """Rows sorted by cell, ascending inside one, and where each cell ends."""
+def _members(probes: Probes, cells: range) -> Members:
     flat = probes.ravel()
-    order = np.argsort(flat, kind="stable")
-    ends = np.concatenate([[0], np.cumsum(np.bincount(flat, minlength=count))])
-    return order // probes.shape[1], ends
+    chosen = np.flatnonzero((flat >= cells.start) & (flat < cells.stop))  # before they are sorted
+    places = flat[chosen] - cells.start
+    order = np.argsort(places, kind="stable")
+    ends = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=len(cells)))])
+    return Members(cells, chosen[order] // probes.shape[1], ends)
 
 
 def _sample(vectors: AnyVectors, ids: Ids, size: int, seed: int) -> Vectors:

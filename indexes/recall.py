@@ -92,12 +92,13 @@ def recall_of(true: Pairs, found: Pairs) -> Recall:
     return Recall(len(wanted), hits, *wilson(hits, len(wanted)))
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of the share hits / n; (0, 1) where n is 0."""
+def wilson(hits: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of the share hits / n; (0, 1) where n is 0."""
     if n == 0:
         return 0.0, 1.0
-    interval = binomtest(hits, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+    interval = binomtest(hits, n).proportion_ci(confidence, method="wilson")
+    # At the ends the formula gives 0 and 1, its rounding does not.
+    return (float(interval.low) if hits > 0 else 0.0), (float(interval.high) if hits < n else 1.0)
 
 
 def _unordered(id_a: Ids, id_b: Ids) -> npt.NDArray[np.void]:

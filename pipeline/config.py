@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError, MissingInput
 _MAX_CONFIG_BYTES = 1 << 20
 PIXELS = "pixels"
 COPY = "copy"
+"""The name that a fitted lite0-copy goes by."""
 GIVEN = "given"
 """The name and kind of an encoder that is not ours: its vectors were given."""
 # PyYAML lets the errors of its constructors through: a 13th month, !!timestamp of a word, depth
@@ -379,6 +380,15 @@ class RunConfig(Section):
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
+
+
+def joined_encoders(config: RunConfig) -> list[str]:
+    """Encoders whose pairs are searched: PDQ, and each with a similarity threshold."""
+    return [
+        name
+        for name, spec in config.embed.encoders.items()
+        if spec.kind == "pdq" or name in config.pairs.min_similarity
+    ]
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

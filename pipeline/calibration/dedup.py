@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from indexes.binary import BITS
 from pipeline.batches import batched
 from pipeline.calibration.edits import EDITS
 from pipeline.calibration.record import Calibration, EncoderThreshold, FalsePair, Rate
 from pipeline.calibration.sample import Place, Sample, choose
 from pipeline.calibration.thresholds import (
-    BITS,
     ORIGINAL,
     Labelled,
     Operating,
@@ -32,14 +32,12 @@ from pipeline.calibration.thresholds import (
     score,
 )
 from pipeline.calibration.whitening import fit_whitening
-from pipeline.config import COPY, RunConfig
+from pipeline.config import COPY, RunConfig, joined_encoders
 from pipeline.encoders import Encoder, build_encoder
 from pipeline.errors import UsageError
 from pipeline.generation.seeds import hash63
 from pipeline.io.images import ImageLimits
 from pipeline.io.shards import find_shards
-
-"""The name that a fitted encoder goes by."""
 
 _BATCH = 32
 _LEAST = 48
@@ -76,13 +74,8 @@ def calibrate_dedup(config: RunConfig, plan: Plan) -> Calibration:
     sample = choose(shards, plan.sample, limits, config.seed)
     _leave_out_same(sample, plan.same)
     device = config.model.device
-    specs = {
-        name: spec
-        for name, spec in config.embed.encoders.items()
-        if spec.kind == "pdq" or name in config.pairs.min_similarity
-    }
     encoders: dict[str, Encoder] = {
-        name: build_encoder(spec, device) for name, spec in specs.items()
+        name: build_encoder(config.embed.encoders[name], device) for name in joined_encoders(config)
     }
     places = sample.places
     if plan.whitening is not None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.batches import batched
 from pipeline.encoders.pdq import Pdq
 from pipeline.errors import ImageRejected, ShardCorrupt
 from pipeline.generation.seeds import hash63
@@ -20,7 +19,6 @@ from pipeline.io.tarscan import scan_tar
 LONGEST_SIDE = 512
 _COPY_BITS = 31
 _MIN_QUALITY = 50
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -63,23 +61,22 @@ def choose(shards: Sequence[Shard], size: int, limits: ImageLimits, seed: int) -
     hashes: list[np.ndarray] = []
     pixels: set[str] = set()
     encoder = Pdq()
-    for batch in batched((place for _, place in ranked), _BATCH):
-        for place in batch:
-            try:
-                picture = place.read(limits)
-            except (ImageRejected, ShardCorrupt) as error:
-                sample.leave_out(getattr(error, "reason", "shard_corrupt"))
-                continue
-            digest = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
-            code = encoder.encode([picture])
-            told = code.quality is not None and code.quality[0] >= _MIN_QUALITY
-            if digest in pixels or (told and _near(code.vectors[0], hashes)):
-                sample.leave_out("copy")
-                continue
-            pixels.add(digest)
-            if told:
-                hashes.append(code.vectors[0])
-            sample.places.append(place)
+    for _, place in ranked:
+        try:
+            picture = place.read(limits)
+        except (ImageRejected, ShardCorrupt) as error:
+            sample.leave_out(getattr(error, "reason", "shard_corrupt"))
+            continue
+        digest = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+        code = encoder.encode([picture])
+        told = code.quality is not None and code.quality[0] >= _MIN_QUALITY
+        if digest in pixels or (told and _near(code.vectors[0], hashes)):
+            sample.leave_out("copy")
+            continue
+        pixels.add(digest)
+        if told:
+            hashes.append(code.vectors[0])
+        sample.places.append(place)
     return sample
 
 

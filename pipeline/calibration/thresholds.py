@@ -23,12 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 import indexes
+from indexes.binary import BITS
 from indexes.metrics import DECIMALS
 from pipeline.detection.intervals import upper_bound, wilson
 from pipeline.encoders import Metric
 
 ORIGINAL = "original"
-BITS = 256
 _ROWS_AT_ONCE = 512
 
 Values = npt.NDArray[np.float64]

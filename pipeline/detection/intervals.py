@@ -9,17 +9,14 @@ three.
 
 from scipy.stats import binomtest
 
+import indexes
 from pipeline.detection.errors import MeasureError
 
 
 def wilson(hits: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """The two-sided score interval; (0, 1) for n = 0. Raises MeasureError unless hits <= n."""
     _check(hits, n, confidence)
-    if n == 0:
-        return 0.0, 1.0
-    interval = binomtest(hits, n).proportion_ci(confidence, method="wilson")
-    # At the ends the formula gives 0 and 1, its rounding does not.
-    return (float(interval.low) if hits > 0 else 0.0), (float(interval.high) if hits < n else 1.0)
+    return indexes.wilson(hits, n, confidence=confidence)
 
 
 def upper_bound(hits: int, n: int, *, confidence: float = 0.95) -> float:

@@ -90,7 +90,7 @@ class Match:
     group_id: int | None = None
 
     def __post_init__(self) -> None:
-        for name in _DISTANCES:
+        for name in DISTANCES:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise MeasureError(f"match {self.image_id}: {name} is {value}; None if unknown")
@@ -103,7 +103,7 @@ class Match:
         return self.image_id if self.group_id is None else self.group_id
 
 
-_DISTANCES = (
+DISTANCES = (
     "tiled_l2",
     "l2",
     "nearest_ratio",
@@ -112,6 +112,7 @@ _DISTANCES = (
     "masked_l2",
     "masked_ratio",
 )
+"""The measures of a match: none is below 0, and what was not measured is None."""
 
 
 @dataclass(frozen=True)

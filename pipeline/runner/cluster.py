@@ -20,13 +20,11 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-import dask
 from distributed import Client, Future, LocalCluster, wait
 from distributed.client import ClosedClientError
 
 from pipeline.config import Runner
 from pipeline.errors import ResourceUnavailable, UnmemorizeError
-from pipeline.runner.memory import MMAP_THRESHOLD, TRIM_THRESHOLD
 from pipeline.runner.part import Context, Part, Stage
 from pipeline.runner.work import Done, Result, failure, is_fatal, run_part
 
@@ -261,20 +259,7 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-# Dask has glibc give memory back at once, so every tensor is mapped and cleared anew: a step of
-# training took 0.29 s, not 0.15 s. The same values as in a serial run.
-_KEEP_MEMORY = {
-    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": MMAP_THRESHOLD,
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": TRIM_THRESHOLD,
-}
-
-
 def _local_cluster(settings: Runner) -> LocalCluster:
-    with dask.config.set(_KEEP_MEMORY):  # the nannies have started, with it, when this returns
-        return _new_local_cluster(settings)
-
-
-def _new_local_cluster(settings: Runner) -> LocalCluster:
     return LocalCluster(
         n_workers=settings.workers,
         threads_per_worker=1,

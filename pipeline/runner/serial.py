@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from pipeline.errors import UnmemorizeError
-from pipeline.runner.memory import keep_memory
 from pipeline.runner.part import Context, Part, Stage
 from pipeline.runner.work import Done, Failure, Result, failure, is_fatal, run_part
 
@@ -15,7 +14,6 @@ class SerialExecutor:
         self, stage: Stage, parts: Sequence[Part], context: Context, stopping: Callable[[], bool]
     ) -> Iterator[Result]:
         """Run `parts` in order; see Executor."""
-        keep_memory()
         for part in parts:
             if stopping():
                 return

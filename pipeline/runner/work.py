@@ -20,6 +20,7 @@ from pipeline.errors import DiskFull, ModelError, ResumeError, UnmemorizeError
 from pipeline.generation.seeds import hash63
 from pipeline.io.atomic import is_disk_full
 from pipeline.io.digest import sha256_file
+from pipeline.runner.memory import keep_memory
 from pipeline.runner.part import Context, Outcome, Part, Stage
 
 _ONE_AT_A_TIME = threading.Lock()  # seeds and thread counts belong to the process
@@ -70,6 +71,7 @@ def run_part(stage: Stage, part: Part, context: Context) -> Done:
     """
     config = context.config
     require_free(context.run, config.runner.min_free_gb)
+    keep_memory()
     seed = hash63("part", config.seed, stage.name, part.name)
     with _ONE_AT_A_TIME, full_disk_named(context.run):
         random.seed(seed)  # Dask's threads in a worker draw from it, too: no part of ours may

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 import indexes
+from indexes.binary import BITS
 from pipeline.config import PIXELS
 from pipeline.encoders import metric_of
 from pipeline.errors import InputError, MissingInput
@@ -34,12 +35,11 @@ from pipeline.io.runfolder import (
 from pipeline.io.tables import read_parts, table_from_columns, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.evalsets import EvalSet, compared_encoders, eval_sets
-from pipeline.stages.pairs import joined_thresholds
+from pipeline.stages.pairs import joined_thresholds, near_in_pixels
 
 CONTAMINATED = "contaminated"
 _RANK = {"bytes": 0, "pixels": 1, "pdq": 2, "descriptor": 3}
 _ROWS_AT_ONCE = 2048
-_PDQ_BITS = 256
 
 Ids = npt.NDArray[np.int64]
 
@@ -218,35 +218,23 @@ def _join(
             f"{reference.set.address}: vectors of {name} are {theirs.shape[1]} wide, the training "
             f"set's {vectors.shape[1]}; not of one encoder"
         )
-    agreeing = _Agreeing(part, reference, context) if config.max_pixel_l2 is not None else None
+    if config.max_pixel_l2 is not None:
+        pixels = read_embeddings(context.run, PIXELS, [part], normalise=False)
+        their_pixels = read_embeddings(reference.set.run, PIXELS, normalise=False)
     reason = "pdq" if hamming else "descriptor"
     for start in range(0, len(ids), _ROWS_AT_ONCE):  # what is found is not bounded by anything else
         block = vectors[start : start + _ROWS_AT_ONCE]
         rows, places, scores = indexes.range_pairs(block, theirs, threshold, metric)
         own, other = ids[start + rows], their_ids[places]
-        nearness = 1 - scores / _PDQ_BITS if hamming else scores
-        if agreeing is not None:
-            near = agreeing(own, other)
+        nearness = 1 - scores / BITS if hamming else scores
+        if config.max_pixel_l2 is not None:
+            near = near_in_pixels(pixels, their_pixels, own, other, config.max_pixel_l2)
             own, other, places, nearness = own[near], other[near], places[near], nearness[near]
         order = np.lexsort((places, -nearness, own))
         chosen = order[np.unique(own[order], return_index=True)[1]]
         for row in chosen.tolist():
             place = reference.place(int(other[row]))
             yield _Match(int(own[row]), *place, float(nearness[row]), reason)
-
-
-class _Agreeing:
-    """Whether two pictures, one of each set, are near pixel by pixel at the size of `pixels`."""
-
-    def __init__(self, part: str, reference: _Reference, context: Context) -> None:
-        self._ids, self._own = read_embeddings(context.run, PIXELS, [part], normalise=False)
-        self._their_ids, self._theirs = read_embeddings(reference.set.run, PIXELS, normalise=False)
-        self._max = context.config.pairs.max_pixel_l2 or 0.0
-
-    def __call__(self, own: Ids, other: Ids) -> npt.NDArray[np.bool_]:
-        first = self._own[np.searchsorted(self._ids, own)]
-        second = self._theirs[np.searchsorted(self._their_ids, other)]
-        return np.asarray(indexes.euclidean(first, second) <= self._max)
 
 
 STAGE = Stage("against", 1, ("embed", "pairs"), plan, run)

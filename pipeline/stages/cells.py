@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 import indexes
+from pipeline.config import joined_encoders
 from pipeline.encoders import metric_of
 from pipeline.io import schemas
 from pipeline.io.atomic import TEMPORARY_PREFIX, atomic_path
@@ -64,7 +65,7 @@ def plan(context: Context) -> list[Part]:
         return []
     manifest = tuple(image_part(name) for name in list_image_parts(context.run))
     parts = []
-    for name in config.pairs.min_similarity:
+    for name in joined_encoders(config):
         if metric_of(config.embed.encoders[name]) == "cosine":
             files = list_embedding_parts(context.run, name)
             inputs = tuple(path for file in files for path in (file.vectors, file.metadata))

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import PIXELS
+from pipeline.config import PIXELS, joined_encoders
 from pipeline.errors import InputError, MissingInput
 from pipeline.io.remote import is_remote
 from pipeline.io.runfolder import DUPLICATES, eval_run, read_images
 from pipeline.io.runjson import NAME, read_run_config
 from pipeline.io.shards import local_places, unique_names
 from pipeline.runner.part import Context
-from pipeline.stages.pairs import joined_encoders
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def require_comparable(eval_set: EvalSet, context: Context) -> None:
 def compared_encoders(context: Context) -> list[str]:
     """Encoders whose vectors are compared across sets: the joined ones, and what confirms them."""
     confirming = [] if context.config.pairs.max_pixel_l2 is None else [PIXELS]
-    return [*dict.fromkeys([*joined_encoders(context), *confirming])]
+    return [*dict.fromkeys([*joined_encoders(context.config), *confirming])]
 
 
 def _folder(address: str) -> Path:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import indexes
 from indexes import Pairs
 from pipeline.calibration.record import read_calibration
-from pipeline.config import PIXELS
+from pipeline.config import PIXELS, joined_encoders
 from pipeline.encoders import Metric, build_encoder, metric_of
 from pipeline.io import schemas
 from pipeline.io.runfolder import (
@@ -37,6 +37,8 @@ from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.cells import cell_files, open_cells
 
 EXACT = "exact"
+Ids = npt.NDArray[np.int64]
+Embeddings = tuple[Ids, npt.NDArray[Any]]
 
 
 def plan(context: Context) -> list[Part]:
@@ -74,19 +76,9 @@ def run(part: Part, context: Context) -> Outcome:
         found = agreeing(found, context, context.config.pairs.max_pixel_l2)
     reason = "pdq" if join.metric == "hamming" else "descriptor"
     write_table(context.path(output), _table(found, [reason] * len(found)))
-    featureless = join.featureless if first == 0 else 0  # counted once
+    featureless = _featureless(context, name, join) if first == 0 else 0  # counted once
     rejected = {"featureless": featureless} if featureless else {}
     return Outcome((output,), rows + featureless, rows, rejected)
-
-
-def joined_encoders(context: Context) -> list[str]:
-    """Encoders whose pairs are searched: PDQ, and each with a similarity threshold."""
-    config = context.config
-    return [
-        name
-        for name, spec in config.embed.encoders.items()
-        if spec.kind == "pdq" or name in config.pairs.min_similarity
-    ]
 
 
 def joined_thresholds(context: Context) -> dict[str, float]:
@@ -97,7 +89,7 @@ def joined_thresholds(context: Context) -> dict[str, float]:
     """
     config = context.config
     encoders, path = config.embed.encoders, config.pairs.calibration
-    names = joined_encoders(context)
+    names = joined_encoders(config)
     if path is None:
         bits = float(config.pairs.pdq_max_distance)
         pdq = [name for name in names if metric_of(encoders[name]) == "hamming"]
@@ -124,17 +116,13 @@ def join_inputs(context: Context, name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Join:
-    """What is joined: vectors (n, d) or codes of the centres, their ids, and how near is near.
-
-    `featureless` pictures have no vector that could be compared.
-    """
+    """What is joined: vectors (n, d) or codes of the centres, their ids, and how near is near."""
 
     ids: npt.NDArray[np.int64]
     vectors: npt.NDArray[Any]
     metric: Metric
     threshold: float
     cells: indexes.Cells | None = None
-    featureless: int = 0
 
 
 def open_join(context: Context, name: str, threshold: float) -> Join:
@@ -150,11 +138,15 @@ def open_join(context: Context, name: str, threshold: float) -> Join:
         context.run, name, normalise=metric == "cosine", min_quality=quality
     )
     ids, vectors = ids[np.isin(ids, centres)], vectors[np.isin(ids, centres)]
-    featureless = 0
-    if quality is not None:
-        every, _ = read_embeddings(context.run, name, normalise=False)
-        featureless = int(np.isin(every, centres).sum()) - len(ids)
-    return Join(ids, vectors, metric, threshold, featureless=featureless)
+    return Join(ids, vectors, metric, threshold)
+
+
+def _featureless(context: Context, name: str, join: Join) -> int:
+    """How many pictures have a hash of too low a quality to be compared."""
+    if join.metric != "hamming":
+        return 0
+    every, _ = read_embeddings(context.run, name, normalise=False)
+    return int(np.isin(every, read_centres(context.run)).sum()) - len(join.ids)
 
 
 def _join(join: Join, first: int, end: int) -> tuple[Pairs, int]:
@@ -204,10 +196,21 @@ def _exact_pairs(context: Context) -> tuple[pa.Table, int]:
 
 def agreeing(pairs: Pairs, context: Context, max_l2: float) -> Pairs:
     """The pairs whose pictures are also near pixel by pixel, at the size of `pixels`."""
-    ids, vectors = read_embeddings(context.run, PIXELS, normalise=False)
-    rows_a, rows_b = np.searchsorted(ids, pairs.id_a), np.searchsorted(ids, pairs.id_b)
-    near = indexes.euclidean(vectors[rows_a], vectors[rows_b]) <= max_l2
+    pixels = read_embeddings(context.run, PIXELS, normalise=False)
+    near = near_in_pixels(pixels, pixels, pairs.id_a, pairs.id_b, max_l2)
     return Pairs(pairs.id_a[near], pairs.id_b[near], pairs.similarity[near])
+
+
+def near_in_pixels(
+    first: Embeddings, second: Embeddings, id_a: Ids, id_b: Ids, max_l2: float
+) -> npt.NDArray[np.bool_]:
+    """Which of the pictures id_a (of `first`) and id_b (of `second`) are at most `max_l2` apart.
+
+    Both sets are ids, ascending, with the vectors of the encoder `pixels`.
+    """
+    (ids_a, vectors_a), (ids_b, vectors_b) = first, second
+    rows_a, rows_b = np.searchsorted(ids_a, id_a), np.searchsorted(ids_b, id_b)
+    return np.asarray(indexes.euclidean(vectors_a[rows_a], vectors_b[rows_b]) <= max_l2)
 
 
 def _table(pairs: Pairs, reasons: list[str]) -> pa.Table:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipeline.config import Verdict as VerdictConfig
 from pipeline.detection.caption_verdict import CaptionVerdict, judge_caption
 from pipeline.detection.tiled_l2 import pairwise_tiled_l2
-from pipeline.detection.verdict import GenerationEvidence, Match, Thresholds
+from pipeline.detection.verdict import DISTANCES, GenerationEvidence, Match, Thresholds
 from pipeline.io import schemas
 from pipeline.io.images import decode, to_square
 from pipeline.io.runfolder import PROMPTS
@@ -70,22 +70,13 @@ def thresholds(config: VerdictConfig) -> Thresholds:
 
 def gather(generation: Row, matches: Iterable[Row], *, searched: bool) -> GenerationEvidence:
     """The evidence on one generation from its rows of matches.parquet."""
-    fields = (
-        "tiled_l2",
-        "l2",
-        "nearest_ratio",
-        "l2_ratio",
-        "l2_ratio_50nn",
-        "masked_l2",
-        "masked_ratio",
-    )
     found = tuple(
         Match(
             image_id=row["image_id"],
             group_id=row["group_id"],
             similarity=row["similarity"],
             blank=row["blank"],
-            **{name: row[name] for name in fields},
+            **{name: row[name] for name in DISTANCES},
         )
         for row in matches
     )

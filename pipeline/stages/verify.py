@@ -107,11 +107,11 @@ def _own_hits(rows: Sequence[Row], limits: Thresholds) -> int:
 
     As in the verdict on a caption, drawings that only lean to the picture count if most do.
     """
-    hits = [row for row in rows if row["verdict"] in HITS and _is_own(row)]
     target = rows[0]["target_group"]
-    either = [row for row in rows if row in hits or row["leaning_group"] == target]
-    agree = target is not None and is_most(len(either), len(rows), limits)
-    return len(either) if agree else len(hits)
+    hit = [row["verdict"] in HITS and _is_own(row) for row in rows]
+    either = sum(h or row["leaning_group"] == target for h, row in zip(hit, rows, strict=True))
+    agree = target is not None and is_most(either, len(rows), limits)
+    return either if agree else sum(hit)
 
 
 def _is_own(row: Row) -> bool:

@@ -106,10 +106,11 @@ def test_a_vector_visits_its_nearest_centroids():
     nearest = np.argsort(-(cells.sketches.astype(np.float64) @ cells.centroids.T), axis=1)[:, :3]
     np.testing.assert_array_equal(cells.probes, nearest)
     np.testing.assert_allclose(np.linalg.norm(cells.centroids, axis=1), 1, atol=1e-6)
-    assert sorted(r for c in range(10) for r in cells.stored(c)) == list(range(200))
+    stored, visitors = cells.stored(range(10)), cells.visitors(range(10))
+    assert sorted(r for c in range(10) for r in stored.of(c)) == list(range(200))
     for cell in range(10):
         expected = np.flatnonzero((nearest == cell).any(axis=1))
-        np.testing.assert_array_equal(cells.visitors(cell), expected)
+        np.testing.assert_array_equal(visitors.of(cell), expected)
 
 
 def test_empty_cells_are_no_trouble():
