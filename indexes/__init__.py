@@ -5,6 +5,7 @@ similarity, neighbour = index.search(queries, 5)
 pairs = indexes.self_join(vectors, ids, threshold=0.6)
 """
 
+from indexes.borderline import cell_nearest_below, nearest_below
 from indexes.cells import Cells, build_cells, cell_join
 from indexes.checks import unit
 from indexes.components import (
@@ -36,6 +37,7 @@ __all__ = [
     "build",
     "build_cells",
     "cell_join",
+    "cell_nearest_below",
     "connected_components",
     "cosine",
     "default_factory",
@@ -48,6 +50,7 @@ __all__ = [
     "knn",
     "load",
     "measured_recall",
+    "nearest_below",
     "range_pairs",
     "recall_of",
     "sampled_pairs",

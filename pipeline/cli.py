@@ -59,12 +59,15 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", help="section.field=value, over the configuration.")
 ]
 Workers = Annotated[int | None, typer.Option(help="Local worker processes.", min=1)]
+Threads = Annotated[int | None, typer.Option(help="Threads of each worker.", min=1)]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler of yours.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
 Limit = Annotated[int | None, typer.Option(help="A trial on the first N rows.", min=1)]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Redo parts whose settings changed.")]
-Verify = Annotated[bool, typer.Option("--verify-inputs", help="Read every input again on resume.")]
+VerifyInputs = Annotated[
+    bool, typer.Option("--verify-inputs", help="Read every input again on resume.")
+]
 Redact = Annotated[bool, typer.Option("--redact", help="Hashes and blurred pictures in reports.")]
 FailOn = Annotated[str | None, typer.Option(help="Exit with 4 where one of these was found.")]
 
@@ -84,7 +87,7 @@ def demo(
     workers: Workers = None,
     set_: Sets = None,
     rebuild: Rebuild = False,
-    verify_inputs: Verify = False,
+    verify_inputs: VerifyInputs = False,
 ) -> None:
     """Plant duplicates, train a model on them, and find, match and erase what it memorized."""
     overrides = _overrides(set_, **{"model.path": model, "runner.workers": workers})
@@ -105,7 +108,7 @@ def run(
     dtype: Dtype = None,
     limit: Limit = None,
     rebuild: Rebuild = False,
-    verify_inputs: Verify = False,
+    verify_inputs: VerifyInputs = False,
 ) -> None:
     """Run every configured stage in order, resuming what is done."""
     shared = _shared(workers, scheduler, device, dtype, limit)
@@ -137,17 +140,22 @@ def dedup(
     whitening: Annotated[
         Path | None, typer.Option(help="lite0-copy's weights, fitted by `calibrate dedup`.")
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Align more of the borderline pairs: slower, finds more."),
+    ] = False,
     against: Annotated[
         list[str] | None,
         typer.Option(help="Drop pictures that this set holds too: shards, or a dedup run of it."),
     ] = None,
     set_: Sets = None,
     workers: Workers = None,
+    threads: Threads = None,
     scheduler: Scheduler = None,
     device: Device = None,
     limit: Limit = None,
     rebuild: Rebuild = False,
-    verify_inputs: Verify = False,
+    verify_inputs: VerifyInputs = False,
 ) -> None:
     """Deduplicate shards: groups, keep and drop lists, and the shards without the copies."""
     values = dedup_settings(
@@ -156,10 +164,12 @@ def dedup(
         threshold=threshold,
         calibration=calibration,
         whitening=whitening,
+        verify=verify,
         overrides=set_ or [],
     )
     values["against"] = against or []
     shared = _shared(workers, scheduler, device, None, limit)
+    shared["runner.threads_per_part"] = threads
     config = make_config(values, _overrides(set_, **shared))
     _finish(_job(config, out, registry.DEDUP, rebuild, verify_inputs))
 
@@ -179,7 +189,7 @@ def audit(
     redact: Redact = False,
     fail_on: FailOn = None,
     rebuild: Rebuild = False,
-    verify_inputs: Verify = False,
+    verify_inputs: VerifyInputs = False,
 ) -> None:
     """Audit a model: which captions reproduce which training images?"""
     if model is None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline.errors import ConfigError, MissingInput
 
 _MAX_CONFIG_BYTES = 1 << 20
+_RESERVED = ("exact", "verified")  # folders of pairs
 PIXELS = "pixels"
 COPY = "copy"
 """The name that a fitted lite0-copy goes by."""
@@ -106,6 +107,8 @@ class Embed(Section):
         for name in value:
             if not name.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(f"encoder name {name!r}: letters, digits, - and _ only")
+            if name in _RESERVED:
+                raise ValueError(f"encoder name {name!r}: taken; pairs of no encoder have it")
         return value
 
 
@@ -128,7 +131,7 @@ class Pairs(Section):
     PDQ and for each encoder that `min_similarity` names.
     """
 
-    min_similarity: dict[str, Cosine] = Field(default_factory=lambda: {"lite0": 0.90})
+    min_similarity: dict[str, Cosine] = Field(default_factory=lambda: {"lite0": 0.92})
     pdq_max_distance: int = Field(31, ge=0, le=256)
     pdq_min_quality: float = Field(50, ge=0, le=100)
     max_pixel_l2: float | None = Field(None, ge=0, le=1)
@@ -138,6 +141,18 @@ class Pairs(Section):
     cells: Count | None = None
     probes: Count = 16
     recall_sample: int = Field(500, ge=0)
+
+
+class Borderline(Section):
+    """Pictures that nearly are a pair are aligned and compared (pipeline.geometry).
+
+    Of each picture the `neighbours` nearest below the threshold of its encoder, at most `margin`
+    below it; 0 neighbours: none. Measured on lite0: this margin holds crops, borders and writing,
+    0.52 half of the pictures that were pasted into others.
+    """
+
+    neighbours: int = Field(8, ge=0)
+    margin: float = Field(0.22, gt=0, le=2)
 
 
 class Groups(Section):
@@ -314,6 +329,7 @@ class RunConfig(Section):
     embed: Embed = Embed()
     index: Index = Index()
     pairs: Pairs = Pairs()
+    borderline: Borderline = Borderline()
     groups: Groups = Groups()
     export: Export = Export()
     model: Model = Model()

@@ -12,6 +12,8 @@ from pipeline.io.remote import is_remote
 from pipeline.io.vectors import are_vectors
 
 _FORCED = "dataset.embeddings="
+_THOROUGH = {"neighbours": 25, "margin": 0.52}
+"""`--verify`: half of the pictures pasted into others are among so many neighbours."""
 _KINDS = ("lite0", "lite0-copy", "pdq")
 
 
@@ -22,6 +24,7 @@ def dedup_settings(
     threshold: float | None = None,
     calibration: Path | None = None,
     whitening: Path | None = None,
+    verify: bool = False,
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The dataset and the thresholds of its pairs.
@@ -34,7 +37,10 @@ def dedup_settings(
     given = yaml.safe_load(forced[-1]) is True if forced else local and are_vectors(addresses)
     values: dict[str, Any] = {"dataset": {"shards": list(addresses), "embeddings": given}}
     if given:
+        if verify:
+            raise UsageError("--verify looks at pictures; only their vectors are there")
         return values | _of_vectors(encoder, threshold, calibration or whitening)
+    values |= {"borderline": _THOROUGH} if verify else {}
     return values | _of_shards(encoder, threshold, calibration, whitening)
 
 
@@ -75,6 +81,8 @@ def _of_shards(
         raise UsageError("--encoder lite0-copy and --whitening FILE go together")
     values: dict[str, Any] = {"pairs": {}}
     if encoder == "pdq":
+        encoders = {"pdq": {"kind": "pdq"}, PIXELS: {"kind": PIXELS}}
+        values |= {"embed": {"encoders": encoders}, "match": {"encoders": [PIXELS]}}
         values["pairs"] = {"min_similarity": {}}
     elif whitening is not None:
         if threshold is None and calibration is None:

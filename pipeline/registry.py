@@ -7,6 +7,7 @@ from pipeline.io.remote import is_remote
 from pipeline.runner.part import Stage
 from pipeline.stages import (
     against,
+    borderline,
     cells,
     embed,
     erase,
@@ -45,6 +46,7 @@ DEDUP: tuple[Stage, ...] = (
     cells.STAGE,
     pairs.STAGE,
     recall.STAGE,
+    borderline.STAGE,
     against.STAGE,
     groups.STAGE,
     export.STAGE,
@@ -77,7 +79,10 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
     Shards are fetched where they are not on this machine; vectors are given or made, never both,
     and compared with evaluation sets where there are any.
     """
-    idle = {scan.STAGE, embed.STAGE} if config.dataset.embeddings else {ingest.STAGE}
+    idle = (
+        {scan.STAGE, embed.STAGE, borderline.STAGE} if config.dataset.embeddings else {ingest.STAGE}
+    )
+    idle |= set() if config.borderline.neighbours else {borderline.STAGE}
     idle |= set() if config.against else {against.STAGE}
     idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
     return tuple(stage for stage in stages if stage not in idle)

@@ -26,6 +26,18 @@ def picture(number: int, width: int = 160, height: int = 120) -> Image.Image:
     return image
 
 
+def textured(number: int, width: int = 320, height: int = 240) -> Image.Image:
+    """`picture` with the grain of a photograph: noise at four scales, another for each number."""
+    rng = np.random.default_rng(1000 + number)
+    grain = np.zeros((height, width))
+    for cell in (4, 8, 16, 32):
+        coarse = rng.standard_normal((height // cell + 2, width // cell + 2)).astype(np.float32)
+        enlarged = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        grain += 14 * np.asarray(enlarged)
+    pixels = np.asarray(picture(number, width, height)) + grain[..., None]
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
 def recompressed(image: Image.Image, quality: int = 80) -> Image.Image:
     """The picture through JPEG."""
     buffer = io.BytesIO()

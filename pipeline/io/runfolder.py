@@ -35,6 +35,8 @@ VERIFICATION = "verification.parquet"
 CONTAMINATED = "export/contaminated.parquet"
 
 ACCEPTED = "ok"
+EXACT, VERIFIED = "exact", "verified"
+"""Folders of pairs that are of no encoder."""
 
 
 def part_name(number: int) -> str:

@@ -21,6 +21,7 @@ from pipeline.config import PIXELS, joined_encoders
 from pipeline.encoders import Metric, build_encoder, metric_of
 from pipeline.io import schemas
 from pipeline.io.runfolder import (
+    EXACT,
     REKEYED,
     exact_keys,
     image_part,
@@ -36,7 +37,6 @@ from pipeline.io.tables import table_from_columns, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.cells import cell_files, open_cells
 
-EXACT = "exact"
 Ids = npt.NDArray[np.int64]
 Embeddings = tuple[Ids, npt.NDArray[Any]]
 
@@ -48,7 +48,7 @@ def plan(context: Context) -> list[Part]:
     rows = read_images(context.run, columns=["image_id"]).num_rows
     for name, threshold in joined_thresholds(context).items():
         stored = open_cells(context.run, name)
-        blocks = _blocks(rows, size) if stored is None else _cell_blocks(stored.cells, size)
+        blocks = row_blocks(rows, size) if stored is None else cell_blocks(stored.cells, size)
         inputs = join_inputs(context, name)
         parts += [
             Part(
@@ -75,7 +75,7 @@ def run(part: Part, context: Context) -> Outcome:
     if context.config.pairs.max_pixel_l2 is not None:
         found = agreeing(found, context, context.config.pairs.max_pixel_l2)
     reason = "pdq" if join.metric == "hamming" else "descriptor"
-    write_table(context.path(output), _table(found, [reason] * len(found)))
+    write_table(context.path(output), pair_table(found, [reason] * len(found)))
     featureless = _featureless(context, name, join) if first == 0 else 0  # counted once
     rejected = {"featureless": featureless} if featureless else {}
     return Outcome((output,), rows + featureless, rows, rejected)
@@ -166,11 +166,12 @@ def _join(join: Join, first: int, end: int) -> tuple[Pairs, int]:
     return pairs, len(join.ids[block])
 
 
-def _blocks(rows: int, size: int) -> list[tuple[int, int]]:
+def row_blocks(rows: int, size: int) -> list[tuple[int, int]]:
+    """Runs of `size` rows, one at least."""
     return [(start, start + size) for start in range(0, max(rows, 1), size)]
 
 
-def _cell_blocks(cells: indexes.Cells, size: int) -> list[tuple[int, int]]:
+def cell_blocks(cells: indexes.Cells, size: int) -> list[tuple[int, int]]:
     """Runs of cells that hold about `size` vectors, at least one cell each."""
     ends = np.cumsum(np.bincount(cells.probes[:, 0], minlength=len(cells)))
     cuts = np.searchsorted(ends, np.arange(size, int(ends[-1]), size)) + 1
@@ -191,7 +192,7 @@ def _exact_pairs(context: Context) -> tuple[pa.Table, int]:
         "bytes" if digest[a] == digest[b] else "pixels"
         for a, b in zip(star.id_a.tolist(), star.id_b.tolist(), strict=True)
     ]
-    return _table(star, reasons), len(ids)
+    return pair_table(star, reasons), len(ids)
 
 
 def agreeing(pairs: Pairs, context: Context, max_l2: float) -> Pairs:
@@ -213,7 +214,8 @@ def near_in_pixels(
     return np.asarray(indexes.euclidean(vectors_a[rows_a], vectors_b[rows_b]) <= max_l2)
 
 
-def _table(pairs: Pairs, reasons: list[str]) -> pa.Table:
+def pair_table(pairs: Pairs, reasons: list[str]) -> pa.Table:
+    """The rows of a pairs table."""
     columns = {
         "id_a": pairs.id_a,
         "id_b": pairs.id_b,
