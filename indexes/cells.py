@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexes.checks import checked_ids, unit
+from indexes.device import DeviceProducts
 from indexes.errors import VectorError
 from indexes.join import Pairs, sorted_pairs
 from indexes.metrics import (
@@ -124,20 +125,32 @@ def build_cells(
 
 
 def cell_join(
-    vectors: AnyVectors, ids: Ids, cells: Cells, threshold: float, *, owned: range | None = None
+    vectors: AnyVectors,
+    ids: Ids,
+    cells: Cells,
+    threshold: float,
+    *,
+    owned: range | None = None,
+    device: str | None = None,
 ) -> Pairs:
     """Pairs with cosine >= threshold that are found in the cells of `owned`, by default all.
 
     For any division of the cells each pair comes out once: one found in two cells belongs to the
-    lower of them.
+    lower of them. On a `device` of torch ("cuda") whole vectors are compared, not sketches; the
+    result is the same. Raises VectorError for a device that is not there.
     """
     ids = checked_ids(ids, len(vectors))
     owned = range(len(cells)) if owned is None else owned
     stored, visitors = cells.stored(owned), cells.visitors(owned)
     radius = threshold - cosine_error(vectors.shape[1])
+    products = None if device is None else DeviceProducts(vectors, device)
     found: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     for cell in owned:
-        guest, host = _candidates(cells.sketches, visitors.of(cell), stored.of(cell), radius)
+        visiting, here = visitors.of(cell), stored.of(cell)
+        if products is None:
+            guest, host = _candidates(cells.sketches, visiting, here, radius)
+        else:
+            guest, host = products.near(visiting, here, threshold)
         mine = _belongs(cell, guest, host, ids, cells)
         found.append(_near_pairs(vectors, ids, guest[mine], host[mine], threshold))
     id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
