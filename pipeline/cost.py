@@ -92,11 +92,14 @@ class Cost:
         return {name: s / shared[name] / 3600 for name, s in self.seconds.items()}
 
 
+def trained_on(job: Job) -> int:
+    """How many vectors the cells are trained on."""
+    return min(job.n, max(_LEAST_SAMPLE, _TRAINED_ON * job.n_cells))
+
+
 def cell_macs(job: Job) -> float:
     """Multiply-adds of training and filling the cells."""
-    c = job.n_cells
-    sample = min(job.n, max(_LEAST_SAMPLE, _TRAINED_ON * c))
-    return float(c * job.sketch * (_ROUNDS * sample + job.n))
+    return float(job.n_cells * job.sketch * (_ROUNDS * trained_on(job) + job.n))
 
 
 def join_macs(job: Job) -> float:
@@ -117,7 +120,7 @@ def cost(job: Job, rates: Rates | None = None) -> Cost:
     if job.in_cells:
         in_a_cell = n / job.n_cells
         disk["cells"] = n * (2 * d + 4 * job.sketch + 8 + 4 * probes)
-        memory["cells"] = n * (4 * job.sketch + 4 * probes + 32)
+        memory["cells"] = n * (4 * job.sketch + 4 * probes + 32) + 8.0 * d * trained_on(job)
         visitors = probes * in_a_cell + _VISITORS_AT_ONCE
         block = 4 * _VISITORS_AT_ONCE * in_a_cell
         memory["join"] = 3 * n * probes + 4 * job.sketch * visitors + 2 * block

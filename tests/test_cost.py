@@ -28,7 +28,7 @@ def test_a_million_pictures_by_hand():
     }
     assert found.disk["embeddings"] == 1.024e9 and found.disk["pdq"] == 3.2e7
     assert found.disk["cells"] == 1e6 * (1024 + 512 + 8 + 64)
-    assert found.memory["cells"] == 1e6 * (512 + 64 + 32)
+    assert found.memory["cells"] == 1e6 * (512 + 64 + 32) + 64_000 * 512 * 8
     assert found.edges == 1e6 * 0.1  # a tenth of them in groups of three, each of three pairs
     assert found.disk["pairs"] == 28 * found.edges
 
