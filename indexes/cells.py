@@ -45,6 +45,7 @@ _LEAST_SAMPLE = 10_000
 _ITERATIONS = 10
 _VECTORS_AT_ONCE = 1 << 14
 _VISITORS_AT_ONCE = 1 << 12
+_PROBES_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,12 +189,17 @@ def _belongs(cell: int, guest: Rows, host: Rows, ids: Ids, cells: Cells) -> npt.
 
 
 def _members(probes: Probes, cells: range) -> Members:
-    flat = probes.ravel()
-    chosen = np.flatnonzero((flat >= cells.start) & (flat < cells.stop))  # before they are sorted
-    places = flat[chosen] - cells.start
-    order = np.argsort(places, kind="stable")
-    ends = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=len(cells)))])
-    return Members(cells, chosen[order] // probes.shape[1], ends)
+    """The rows whose probes are among `cells`; beside these a block of the probes is held."""
+    rows, places = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for start in range(0, len(probes), _PROBES_AT_ONCE):
+        flat = probes[start : start + _PROBES_AT_ONCE].ravel()
+        chosen = np.flatnonzero((flat >= cells.start) & (flat < cells.stop))  # before any sorting
+        rows.append(start + chosen // probes.shape[1])
+        places.append(flat[chosen].astype(np.int64) - cells.start)
+    all_places = np.concatenate(places)
+    order = np.argsort(all_places, kind="stable")
+    ends = np.concatenate([[0], np.cumsum(np.bincount(all_places, minlength=len(cells)))])
+    return Members(cells, np.concatenate(rows)[order], ends)
 
 
 def _sample(vectors: AnyVectors, ids: Ids, size: int, seed: int) -> Vectors:

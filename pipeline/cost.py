@@ -14,8 +14,8 @@ w(x) seconds for x multiply-adds, on one core:
 
 On disk an embedding takes 2 d bytes (fp16), a PDQ hash 32, and the cells of an encoder hold vector,
 sketch, id and probes of each picture. A share r of near-duplicates in groups of g makes
-n r (g - 1) / 2 edges. The sketches are in memory where cells are filled; a part of the join looks
-at all probes, and holds a cell and its visitors. Hours are of a core; stages of a single part gain
+n r (g - 1) / 2 edges. The sketches are in memory where cells are filled; a part of the join reads
+all probes and holds who visits its cells. Hours are of a core; stages of a single part gain
 nothing from more workers. Not in it: reading from a slow disk, the network, exact copies, export.
 """
 
@@ -123,7 +123,7 @@ def cost(job: Job, rates: Rates | None = None) -> Cost:
         memory["cells"] = n * (4 * job.sketch + 4 * probes + 32) + 8.0 * d * trained_on(job)
         visitors = probes * in_a_cell + _VISITORS_AT_ONCE
         block = 4 * _VISITORS_AT_ONCE * in_a_cell
-        memory["join"] = 3 * n * probes + 4 * job.sketch * visitors + 2 * block
+        memory["join"] = 40 * probes * job.rows_per_part + 4 * job.sketch * visitors + 2 * block
         seconds["cells"] = cell_macs(job) / rates.cell_macs + n * d / rates.cell_numbers
         seconds["join"] = join_macs(job) / rates.join_macs + n * probes / rates.visits
     else:
