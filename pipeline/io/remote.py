@@ -232,7 +232,9 @@ def _open(url: str) -> tuple[Any, str]:
 
 def _http_options() -> dict[str, Any]:
     """By default a file has five minutes in all, however large it is."""
-    import aiohttp  # an extra of fsspec's  # noqa: PLC0415
-
+    try:
+        import aiohttp  # noqa: PLC0415  optional, as every store's driver
+    except ImportError as error:
+        raise ImportError("Install aiohttp to access HTTP") from error
     quiet = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE_S, sock_read=_SILENCE_S)
     return {"client_kwargs": {"timeout": quiet}}
