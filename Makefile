@@ -15,7 +15,7 @@ READY := .venv/.ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type unit coverage bench bench-dedup clean
+.PHONY: help setup demo test lint type unit coverage bench bench-dedup bench-cost bench-gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,12 @@ bench: $(READY)  ## rates of each stage beside its limit, in one run
 
 bench-dedup: $(READY)  ## the join of up to two million vectors against an exact scan
 	$(PY) -m tests.bench.join
+
+bench-cost: $(READY)  ## measured rates, and what ten million to five billion pictures would cost
+	$(PY) -m tests.bench.cost
+
+bench-gpu: $(READY)  ## join and embedding on a GPU; BENCH="--rows 1000000" for less
+	$(PY) -m tests.bench.gpu $(BENCH)
 
 clean:  ## remove the environment and caches, never a run
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .hypothesis .coverage

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexes.checks import checked_ids, unit
+from indexes.device import DeviceProducts
 from indexes.errors import VectorError
 from indexes.join import Pairs, sorted_pairs
 from indexes.metrics import (
@@ -44,6 +45,7 @@ _LEAST_SAMPLE = 10_000
 _ITERATIONS = 10
 _VECTORS_AT_ONCE = 1 << 14
 _VISITORS_AT_ONCE = 1 << 12
+_PROBES_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,20 +126,32 @@ def build_cells(
 
 
 def cell_join(
-    vectors: AnyVectors, ids: Ids, cells: Cells, threshold: float, *, owned: range | None = None
+    vectors: AnyVectors,
+    ids: Ids,
+    cells: Cells,
+    threshold: float,
+    *,
+    owned: range | None = None,
+    device: str | None = None,
 ) -> Pairs:
     """Pairs with cosine >= threshold that are found in the cells of `owned`, by default all.
 
     For any division of the cells each pair comes out once: one found in two cells belongs to the
-    lower of them.
+    lower of them. On a `device` of torch ("cuda") whole vectors are compared, not sketches; the
+    result is the same. Raises VectorError for a device that is not there.
     """
     ids = checked_ids(ids, len(vectors))
     owned = range(len(cells)) if owned is None else owned
     stored, visitors = cells.stored(owned), cells.visitors(owned)
     radius = threshold - cosine_error(vectors.shape[1])
+    products = None if device is None else DeviceProducts(vectors, device)
     found: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     for cell in owned:
-        guest, host = _candidates(cells.sketches, visitors.of(cell), stored.of(cell), radius)
+        visiting, here = visitors.of(cell), stored.of(cell)
+        if products is None:
+            guest, host = _candidates(cells.sketches, visiting, here, radius)
+        else:
+            guest, host = products.near(visiting, here, threshold)
         mine = _belongs(cell, guest, host, ids, cells)
         found.append(_near_pairs(vectors, ids, guest[mine], host[mine], threshold))
     id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -175,12 +189,17 @@ def _belongs(cell: int, guest: Rows, host: Rows, ids: Ids, cells: Cells) -> npt.
 
 
 def _members(probes: Probes, cells: range) -> Members:
-    flat = probes.ravel()
-    chosen = np.flatnonzero((flat >= cells.start) & (flat < cells.stop))  # before they are sorted
-    places = flat[chosen] - cells.start
-    order = np.argsort(places, kind="stable")
-    ends = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=len(cells)))])
-    return Members(cells, chosen[order] // probes.shape[1], ends)
+    """The rows whose probes are among `cells`; beside these a block of the probes is held."""
+    rows, places = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for start in range(0, len(probes), _PROBES_AT_ONCE):
+        flat = probes[start : start + _PROBES_AT_ONCE].ravel()
+        chosen = np.flatnonzero((flat >= cells.start) & (flat < cells.stop))  # before any sorting
+        rows.append(start + chosen // probes.shape[1])
+        places.append(flat[chosen].astype(np.int64) - cells.start)
+    all_places = np.concatenate(places)
+    order = np.argsort(all_places, kind="stable")
+    ends = np.concatenate([[0], np.cumsum(np.bincount(all_places, minlength=len(cells)))])
+    return Members(cells, np.concatenate(rows)[order], ends)
 
 
 def _sample(vectors: AnyVectors, ids: Ids, size: int, seed: int) -> Vectors:

@@ -8,7 +8,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, joined_encoders
+from pipeline.cost import Job, cost
 from pipeline.demo.plant import planned_rows
 from pipeline.encoders import metric_of
 from pipeline.errors import MissingInput
@@ -97,6 +98,8 @@ def plan_table(config: RunConfig) -> Table:
         table.add_row(
             f"{name}: vectors on disk, index in memory", f"{_bytes(stored)}, {_bytes(held)}"
         )
+    if rows:
+        _add_joins(table, config, rows)
     prompts = config.prompts.max_groups * config.prompts.max_captions_per_group
     prompts += config.prompts.controls
     screened = 2 * config.screen.seeds * config.screen.steps
@@ -107,6 +110,38 @@ def plan_table(config: RunConfig) -> Table:
         "workers, threads a part", f"{config.runner.workers}, {config.runner.threads_per_part}"
     )
     return table
+
+
+def _add_joins(table: Table, config: RunConfig, rows: int) -> None:
+    """What the search for near-duplicates holds and takes, by pipeline.cost."""
+    hours = {"scan": 0.0, "embed": 0.0, "pairs": 0.0}
+    for name in joined_encoders(config):
+        spec = config.embed.encoders[name]
+        job = Job(
+            rows,
+            d=_DIMENSIONS.get(spec.kind, _OTHER_DIMENSION),
+            cells=config.pairs.cells,
+            probes=config.pairs.probes,
+            rows_per_part=config.pairs.rows_per_part,
+            exact_up_to=config.pairs.exact_up_to,
+        )
+        found, by_code = cost(job), metric_of(spec) == "hamming"
+        taken = found.hours()
+        hours |= {stage: taken[stage] for stage in ("scan", "embed")}
+        hours["pairs"] += sum(taken.get(stage, 0) for stage in _joining(by_code))
+        if found.cells and not by_code:
+            table.add_row(
+                f"{name}: cells, on disk, memory of the part that fills them",
+                f"{found.cells:,}, {_bytes(found.disk['cells'])}, {_bytes(found.memory['cells'])}",
+            )
+    if config.dataset.embeddings:
+        hours |= {"scan": 0.0, "embed": 0.0}
+    shown = ", ".join(f"{name} {count:,.2g}" for name, count in hours.items() if count)
+    table.add_row("hours of one core like ours, roughly", shown)
+
+
+def _joining(by_code: bool) -> tuple[str, ...]:
+    return ("pdq",) if by_code else ("cells", "join")
 
 
 def _bytes(count: float) -> str:

@@ -8,6 +8,7 @@ from shard_builder import ShardBuilder, jpeg, picture
 from vector_builder import clip_retrieval, planted
 
 from pipeline.config import load_config
+from pipeline.cost import Job, cost
 from pipeline.inspect_run import failures, plan_table
 from pipeline.shipped import config_path
 
@@ -47,6 +48,18 @@ def test_the_plan_of_vectors_counts_their_rows(tmp_path: Path) -> None:
     clip_retrieval(tmp_path / "clip", 0, planted(7))
     config = load_config(config_path("dedup-embeddings"), [f"dataset.shards=[{tmp_path / 'clip'}]"])
     assert "rows │ 7 │" in printed(plan_table(config))
+
+
+def test_the_plan_of_a_large_set_says_what_its_join_takes(tmp_path: Path) -> None:
+    """By the same formulas as the benchmark's."""
+    clip_retrieval(tmp_path / "clip", 0, planted(400))
+    shards = f"dataset.shards=[{tmp_path / 'clip'}]"
+    plain = printed(plan_table(load_config(config_path("dedup-embeddings"), [shards])))
+    assert "cells" not in plain and "hours of one core like ours, roughly │ pairs" in plain
+    small = load_config(config_path("dedup-embeddings"), [shards, "pairs.exact_up_to=10"])
+    text = printed(plan_table(small))
+    expected = cost(Job(400, d=1024, exact_up_to=10))
+    assert f"│ {expected.cells}, {expected.disk['cells'] / 1e6:.1f} MB, " in text
 
 
 def test_failed_parts_of_an_evaluation_set_are_shown(tmp_path: Path) -> None:

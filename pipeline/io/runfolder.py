@@ -125,6 +125,13 @@ def read_images(
     return table.select(list(columns or schemas.IMAGES.names))
 
 
+def count_accepted(run: Path) -> int:
+    """How many rows of the manifest are accepted, a part at a time."""
+    paths = (run / image_part(name) for name in list_image_parts(run))
+    tables = (read_table(path, schemas.IMAGES, columns=["status"]) for path in paths)
+    return sum(pc.sum(pc.equal(table["status"], ACCEPTED)).as_py() or 0 for table in tables)
+
+
 def read_embeddings(
     run: Path,
     encoder: str,

@@ -20,12 +20,13 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from distributed import Client, Future, LocalCluster, wait
+from distributed import Client, Future, LocalCluster, get_worker, wait
 from distributed.client import ClosedClientError
 
 from pipeline.config import Runner
 from pipeline.errors import ResourceUnavailable, UnmemorizeError
 from pipeline.runner.part import Context, Part, Stage
+from pipeline.runner.sharing import await_seen
 from pipeline.runner.work import Done, Result, failure, is_fatal, run_part
 
 _POLL_S = 0.5
@@ -104,7 +105,7 @@ class ClusterExecutor:
                 self._require_worker(stage, resources, patience_s=_RESTART_S)
             for flight in self._landed(flights):
                 flights.remove(flight)
-                result = self._collect(stage, flight)
+                result = self._collect(stage, flight, context)
                 if result is None:
                     waiting.append(flight.part)
                 else:
@@ -121,7 +122,7 @@ class ClusterExecutor:
         identity = (stage.name, part.name)
         self._attempts[identity] = self._attempts.get(identity, 0) + 1
         future = self._require_client().submit(
-            run_part,
+            _run_shared,
             stage,
             part,
             context,
@@ -144,12 +145,15 @@ class ClusterExecutor:
     def _late(self, flight: _Flight) -> bool:
         return time.monotonic() - flight.started > self._settings.part_timeout_s
 
-    def _collect(self, stage: Stage, flight: _Flight) -> Result | None:
+    def _collect(self, stage: Stage, flight: _Flight, context: Context) -> Result | None:
         """The result of a flight that ended, or None where it should be tried again."""
         done = self._outcome(flight)
         if isinstance(done, Done):
+            missing = await_seen(context.path(name) for name in done.outputs)
+            if missing is not None:
+                raise _not_shared(f"worker {flight.worker} wrote {missing}, which is not here")
             return Result(flight.part, done)
-        if is_fatal(done):
+        if is_fatal(done) or isinstance(done, ResourceUnavailable):
             raise done
         attempts = self._attempts[stage.name, flight.part.name]
         if attempts < self._settings.attempts and not isinstance(done, UnmemorizeError):
@@ -235,6 +239,23 @@ def required_resources(stage: Stage, context: Context) -> dict[str, float]:
         return configured
     on_gpu = stage.on_device and context.config.model.device.startswith("cuda")
     return {"GPU": 1.0} if on_gpu else {}
+
+
+def _run_shared(stage: Stage, part: Part, context: Context) -> Done:
+    """`run_part` on a worker; raises ResourceUnavailable where it does not see what the driver saw.
+
+    Not a matter of this part: such a worker would spoil all that it is given.
+    """
+    missing = await_seen(map(context.path, (".", *part.inputs)))
+    if missing is not None:
+        raise _not_shared(f"worker {get_worker().address} does not see {missing}")
+    return run_part(stage, part, context)
+
+
+def _not_shared(what: str) -> ResourceUnavailable:
+    return ResourceUnavailable(
+        f"{what}; every worker must see the shards and the run folder under the same paths"
+    )
 
 
 def _connect(address: str) -> Client:

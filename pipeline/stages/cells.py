@@ -21,12 +21,12 @@ from pipeline.io.atomic import TEMPORARY_PREFIX, atomic_path
 from pipeline.io.runfolder import (
     REKEYED,
     EmbeddingPart,
+    count_accepted,
     image_part,
     list_embedding_parts,
     list_image_parts,
     load_vectors,
     read_centres,
-    read_images,
 )
 from pipeline.io.tables import read_table
 from pipeline.runner.part import Context, Outcome, Part, Stage
@@ -61,7 +61,7 @@ def open_cells(run: Path, encoder: str) -> StoredCells | None:
 def plan(context: Context) -> list[Part]:
     """One part an encoder that is joined by cosine; none where the set is small."""
     config = context.config
-    if read_images(context.run, columns=["image_id"]).num_rows <= config.pairs.exact_up_to:
+    if count_accepted(context.run) <= config.pairs.exact_up_to:
         return []
     manifest = tuple(image_part(name) for name in list_image_parts(context.run))
     parts = []

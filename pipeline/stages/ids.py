@@ -4,11 +4,14 @@ Among five billion rows a pair of equal 63-bit hashes is expected. The row that 
 shard and key, gets an id from a salted hash; readers of the manifest apply the table written here.
 """
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.io import schemas
 from pipeline.io.runfolder import REKEYED, image_part, list_image_parts, read_images
-from pipeline.io.tables import write_rows
+from pipeline.io.tables import read_parts, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.scan import salted_id
 
@@ -23,14 +26,25 @@ def run(part: Part, context: Context) -> Outcome:
     """Write the table of replaced ids, which is nearly always empty."""
     del part
     (context.run / REKEYED).unlink(missing_ok=True)  # the ids as scanned, not as replaced before
-    table = read_images(
-        context.run, columns=["image_id", "dataset", "shard", "key"], accepted_only=False
-    )
+    names = list_image_parts(context.run)
+    # the ids alone: with shards and keys they take ten times the memory
+    paths = [context.run / image_part(name) for name in names]
+    ids = read_parts(paths, schemas.IMAGES, columns=["image_id"])["image_id"].to_numpy()
+    ordered = np.sort(ids)
+    values = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    replaced = _replacements(context, values) if len(values) else []
+    write_rows(context.path(REKEYED), replaced, schemas.REKEYED)
+    return Outcome((REKEYED,), len(ids), len(ids))
+
+
+def _replacements(context: Context, values: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
+    """New ids for all rows but the first that share one of `values`."""
+    columns = ["image_id", "dataset", "shard", "key"]
+    table = read_images(context.run, columns=columns, accepted_only=False)
     ids = table["image_id"].to_numpy()
-    values, counts = np.unique(ids, return_counts=True)
-    taken = set(ids.tolist()) if (counts > 1).any() else set()
+    taken = set(ids.tolist())
     replaced = []
-    for value in values[counts > 1]:
+    for value in values:
         rows = table.take(np.flatnonzero(ids == value)).to_pylist()
         for row in sorted(rows, key=lambda row: (row["shard"], row["key"]))[1:]:
             salt = 1
@@ -45,8 +59,7 @@ def run(part: Part, context: Context) -> Outcome:
                     "new_image_id": fresh,
                 }
             )
-    write_rows(context.path(REKEYED), replaced, schemas.REKEYED)
-    return Outcome((REKEYED,), len(ids), len(ids))
+    return replaced
 
 
 STAGE = Stage("ids", 1, (), plan, run)

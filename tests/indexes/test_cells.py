@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import indexes
-from indexes import Cells, Pairs, build_cells, cell_join
+from indexes import Cells, Pairs, build_cells, cell_join, cells
 from indexes.errors import NonFiniteVectors, VectorError
 
 
@@ -140,3 +140,17 @@ def test_what_cannot_be_joined_is_refused():
     broken[3] = 0
     with pytest.raises(VectorError, match="row 3 is zero"):
         build_cells(broken, ids, cells=2)
+
+
+def test_members_do_not_depend_on_the_block_of_probes(monkeypatch):
+    rng = np.random.default_rng(0)
+    probes = rng.integers(0, 12, (500, 3)).astype(np.int32)
+    for block in (1 << 18, 7):
+        monkeypatch.setattr(cells, "_PROBES_AT_ONCE", block)
+        for some in (range(12), range(3, 9), range(5, 5)):
+            members = cells._members(probes, some)
+            for cell in some:
+                expected = np.flatnonzero((probes == cell).sum(axis=1))
+                assert np.unique(members.of(cell)).tolist() == expected.tolist()
+                assert len(members.of(cell)) == (probes == cell).sum()
+                assert (np.diff(members.of(cell)) >= 0).all()

@@ -35,6 +35,7 @@ def test_it_imports_nothing_of_the_pipeline():
             if isinstance(node, ast.ImportFrom):
                 names = [node.module]
             roots = {name.split(".")[0] for name in names}
-            assert not roots & {"pipeline", "torch", "PIL", "dask"}, file
+            allowed = {"torch"} if file.name == "device.py" else set()  # only when asked for
+            assert not roots & {"pipeline", "torch", "PIL", "dask"} - allowed, file
     code = "import sys, indexes; sys.exit(bool({'pipeline', 'torch'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, check=True)

@@ -12,6 +12,7 @@ from PIL import Image
 from shard_builder import ShardBuilder, jpeg, picture
 
 from pipeline.config import make_config
+from pipeline.io.runfolder import count_accepted, read_images
 from pipeline.jobs import Job, run_job
 from pipeline.registry import DEDUP
 from pipeline.runner.progress import SilentProgress
@@ -249,3 +250,8 @@ def test_large_pictures_are_embedded_reduced_and_threads_change_no_byte(tmp_path
         assert receipt["rows_out"] == 3
     assert bytes_of[1] == bytes_of[3]
     assert len(bytes_of[1]) >= 9
+
+
+def test_accepted_rows_are_counted_part_by_part(run):
+    root, _ = run
+    assert count_accepted(root / "run") == read_images(root / "run").num_rows == 16

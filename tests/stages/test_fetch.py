@@ -6,9 +6,11 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 from shard_builder import ShardBuilder, jpeg, picture
+from tenacity import wait_none
 
 from pipeline.config import make_config
 from pipeline.errors import FingerprintMismatch, MissingInput, PartFailed, UsageError
+from pipeline.io import remote
 from pipeline.io.remote import RemoteFile, fetch, list_shards
 from pipeline.jobs import Job, run_job
 from pipeline.registry import DEDUP
@@ -84,6 +86,7 @@ def test_a_shard_cut_short_on_its_way_leaves_nothing(store, tmp_path, monkeypatc
         Path(target).write_bytes(self.cat_file(source)[:100])
 
     monkeypatch.setattr(type(store), "get_file", cut)
+    monkeypatch.setattr(remote, "_WAIT", wait_none())
     with pytest.raises(PartFailed):
         dedup(tmp_path / "run", "memory://bucket/data", runner={"attempts": 1})
     log = (tmp_path / "run/receipts/fetch/00000.failed.json").read_text()

@@ -1,0 +1,139 @@
+"""What a deduplication of n pictures costs, from rates measured on small ones.
+
+With d the width of a descriptor, q that of its sketch, c = sqrt(n) cells (indexes.cells), m probes
+a vector, s = max(10,000, 64 c) vectors, at most n, that the cells are trained on in 10 rounds, and
+w(x) seconds for x multiply-adds, on one core:
+
+    scan    n / scan_rows
+    embed   n / embed_rows
+    cells   w(10 s c q + n c q) + n d / cell_numbers     k-means, assignment; reading, sketching
+    join    w(m n (n / c) q) + n m / visits              sketches inside cells; gathering visitors
+    exact   w(n^2 d)                                     in their place, for few pictures
+    pdq     n^2 / 2 / hamming_pairs
+    groups  n / group_rows
+
+On disk an embedding takes 2 d bytes (fp16), a PDQ hash 32, and the cells of an encoder hold vector,
+sketch, id and probes of each picture. A share r of near-duplicates in groups of g makes
+n r (g - 1) / 2 edges. The sketches are in memory where cells are filled; a part of the join reads
+all probes and holds who visits its cells. Hours are of a core; stages of a single part gain
+nothing from more workers. Not in it: reading from a slow disk, the network, exact copies, export.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import sqrt
+
+_ROUNDS, _TRAINED_ON, _LEAST_SAMPLE = 10, 64, 10_000  # as in indexes.cells
+_VISITORS_AT_ONCE = 1 << 12
+_ROWS_A_SHARD = 10_000
+_BYTES_A_RECORD = 250  # of a receipt, for each input that it names
+_BYTES_A_ROW = 60  # of the manifest's narrow columns
+_EDGE_BYTES = 28
+ONE_PART = frozenset({"ids", "cells", "groups"})
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one core does in a second; `python -m tests.bench.cost` measures them.
+
+    The defaults are those of one x86-64 core of 2024 without a GPU, `scan_rows` and `embed_rows`
+    for pictures of some 10 kB with lite0, PDQ and pixels.
+    """
+
+    scan_rows: float = 3700.0
+    embed_rows: float = 120.0
+    cell_macs: float = 5.1e10
+    cell_numbers: float = 2.8e7
+    join_macs: float = 3.7e10
+    visits: float = 8.9e6
+    exact_macs: float = 5.1e10
+    hamming_pairs: float = 8.5e8
+    group_rows: float = 3.5e5
+
+
+@dataclass(frozen=True)
+class Job:
+    """n pictures with one descriptor; what is not given is the configuration's default."""
+
+    n: int
+    d: int = 512
+    sketch: int = 128
+    probes: int = 16
+    cells: int | None = None
+    rows_per_part: int = 50_000
+    exact_up_to: int = 200_000
+    duplicates: float = 0.1
+    group_size: float = 3.0
+
+    @property
+    def in_cells(self) -> bool:
+        """Whether there are too many to compare all with all."""
+        return self.n > self.exact_up_to
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of the descriptor."""
+        return min(self.cells or max(1, round(sqrt(self.n))), self.n)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes and seconds on one core; `memory` is that of the largest part of each kind."""
+
+    disk: Mapping[str, float]
+    memory: Mapping[str, float]
+    seconds: Mapping[str, float]
+    cells: int
+    edges: float
+
+    def hours(self, workers: int = 1) -> dict[str, float]:
+        """Hours of each stage on `workers` cores; a stage of one part keeps one busy."""
+        shared = {name: 1 if name in ONE_PART else workers for name in self.seconds}
+        return {name: s / shared[name] / 3600 for name, s in self.seconds.items()}
+
+
+def trained_on(job: Job) -> int:
+    """How many vectors the cells are trained on."""
+    return min(job.n, max(_LEAST_SAMPLE, _TRAINED_ON * job.n_cells))
+
+
+def cell_macs(job: Job) -> float:
+    """Multiply-adds of training and filling the cells."""
+    return float(job.n_cells * job.sketch * (_ROUNDS * trained_on(job) + job.n))
+
+
+def join_macs(job: Job) -> float:
+    """Multiply-adds of comparing sketches, were all cells of one size."""
+    return float(min(job.probes, job.n_cells) * job.n * (job.n / job.n_cells) * job.sketch)
+
+
+def cost(job: Job, rates: Rates | None = None) -> Cost:
+    """The cost of a job at given rates; see the formulas above."""
+    rates = rates or Rates()
+    n, d, probes = float(job.n), job.d, min(job.probes, job.n_cells)
+    edges = n * job.duplicates * (job.group_size - 1) / 2
+    disk = {"embeddings": 2 * d * n, "pdq": 32 * n, "pairs": _EDGE_BYTES * edges}
+    seconds = {"scan": n / rates.scan_rows, "embed": n / rates.embed_rows}
+    parts = max(1.0, n / job.rows_per_part)
+    # each part of pairs names the manifest of every shard, and the driver keeps them all
+    memory = {"driver": _BYTES_A_ROW * n + _BYTES_A_RECORD * parts * n / _ROWS_A_SHARD}
+    if job.in_cells:
+        in_a_cell = n / job.n_cells
+        disk["cells"] = n * (2 * d + 4 * job.sketch + 8 + 4 * probes)
+        memory["cells"] = n * (4 * job.sketch + 4 * probes + 32) + 8.0 * d * trained_on(job)
+        visitors = probes * in_a_cell + _VISITORS_AT_ONCE
+        block = 4 * _VISITORS_AT_ONCE * in_a_cell
+        memory["join"] = 40 * probes * job.rows_per_part + 4 * job.sketch * visitors + 2 * block
+        seconds["cells"] = cell_macs(job) / rates.cell_macs + n * d / rates.cell_numbers
+        seconds["join"] = join_macs(job) / rates.join_macs + n * probes / rates.visits
+    else:
+        memory["join"] = 4.0 * d * n * 2
+        seconds["join"] = n * n * d / rates.exact_macs
+    seconds["pdq"] = n * n / 2 / rates.hamming_pairs
+    seconds["groups"] = n / rates.group_rows
+    return Cost(disk, memory, seconds, job.n_cells if job.in_cells else 0, edges)
+
+
+def scaled(rates: Rates, speed: float) -> Rates:
+    """The rates of a core that is `speed` times as fast in everything."""
+    return replace(rates, **{name: value * speed for name, value in vars(rates).items()})
