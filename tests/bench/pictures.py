@@ -231,13 +231,13 @@ def open_set(folder: Path) -> PictureSet:
     return PictureSet(*places, facts["names"], np.array(original), np.array(edit), facts["keys"])
 
 
-def whole_clipart(work: Path) -> PictureSet:
+def whole_clipart(work: Path, limit: int | None = None) -> PictureSet:
     """Every file of Open Clip Art as it is; files of equal bytes are one original."""
-    folder = work.resolve() / "sets" / "clipart"
+    folder = work.resolve() / "sets" / f"clipart-{limit or 'all'}"
     if not folder.is_dir():
-        partial = folder.with_name("clipart.partial")
+        partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        paths = clipart_files(work)
+        paths = clipart_files(work)[:limit]
         contents = [path.read_bytes() for path in paths]
         number: dict[bytes, int] = {}
         for content in contents:

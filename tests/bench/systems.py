@@ -42,6 +42,11 @@ class System:
     arguments: tuple[str, ...] = ()
     peer: str | None = None
 
+    @property
+    def label(self) -> str:
+        """Name and setting."""
+        return f"{self.name} {self.setting}"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -52,6 +57,15 @@ class Result:
     peak: int
     found: Found
     rejected: int
+
+    def figures(self) -> dict[str, object]:
+        """For the record."""
+        row = {"system": self.system.name, "setting": self.system.setting}
+        return row | {
+            "seconds": self.seconds,
+            "peak_bytes": self.peak,
+            "rejected": self.rejected,
+        }
 
 
 def our_systems(extra: Sequence[str], threads: int) -> list[System]:
@@ -83,11 +97,10 @@ def run_all(
         with tempfile.TemporaryDirectory(dir=work) as folder:
             run = _ours if system.peer is None else _peer
             result = run(system, pictures, Path(folder), work, threads)
-        label = f"{system.name} {system.setting}"
         if isinstance(result, str):
-            console.print(f"{label}: left out: {result}", markup=False)
+            console.print(f"{system.label}: left out: {result}", markup=False)
             continue
-        console.print(f"{label}: {result.seconds:.0f} s", markup=False)
+        console.print(f"{system.label}: {result.seconds:.0f} s", markup=False)
         yield result
 
 
