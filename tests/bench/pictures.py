@@ -257,6 +257,11 @@ def _record(key: str, name: str, content: bytes) -> dict[str, object]:
     return record
 
 
+def small_jpeg(content: bytes) -> bytes:
+    """A picture as the sets hold it."""
+    return _jpeg(_small(content))
+
+
 def _small(content: bytes) -> Image.Image:
     picture = decode(content)
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)

@@ -107,9 +107,14 @@ def run_all(
 def ours(shards: Sequence[Path], out: Path, arguments: Sequence[str]) -> Finished:
     """`unmemorize dedup` as a user types it, from this source tree."""
     command = [sys.executable, "-m", "pipeline", "dedup", *map(str, shards)]
+    return watch([*command, "--out", str(out), *arguments], own_environment())
+
+
+def own_environment() -> dict[str, str]:
+    """This process's variables as a user's, with this source tree on the path."""
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     variables = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    return watch([*command, "--out", str(out), *arguments], variables | {"PYTHONPATH": path})
+    return variables | {"PYTHONPATH": path}
 
 
 def _ours(
