@@ -85,8 +85,12 @@ def python_of(name: str, work: Path) -> Path | None:
 
 
 def environment() -> dict[str, str]:
-    """This process's variables without what would lead a peer to our packages, telemetry off."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    """This process's variables without what would lead a peer to our packages, telemetry off.
+
+    Nor does a peer get the limit of one thread that other benchmarks set for themselves.
+    """
+    ours = ("PYTHONPATH", "OMP_NUM_THREADS")
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
     return kept | _ENVIRONMENT
 
 
