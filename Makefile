@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 RUN ?= runs/demo
+BENCH ?=
 
 ifdef NO_VENV
 BIN :=
@@ -15,7 +16,7 @@ READY := .venv/.ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type unit coverage bench bench-dedup bench-cost bench-gpu clean
+.PHONY: help setup demo test lint type unit coverage bench bench-peers bench-dedup bench-cost bench-gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -50,8 +51,11 @@ coverage: $(READY)  ## pytest with branch coverage
 bench: $(READY)  ## rates of each stage beside its limit, in one run
 	$(PY) -m tests.bench
 
-bench-dedup: $(READY)  ## the join of up to two million vectors against an exact scan
-	$(PY) -m tests.bench.join
+bench-peers: $(READY)  ## environments in .bench for the tools that bench-dedup stands beside
+	$(PY) -m tests.bench.peers
+
+bench-dedup: bench-peers  ## quality, memory and speed beside other tools; BENCH="--only join"
+	$(PY) -m tests.bench.dedup $(BENCH)
 
 bench-cost: $(READY)  ## measured rates, and what ten million to five billion pictures would cost
 	$(PY) -m tests.bench.cost

@@ -1,246 +1,119 @@
-"""Which share of edited copies is found: `python -m tests.bench.dedup_quality --photos FOLDER`.
+"""Which share of edited copies is found: `python -m tests.bench.dedup_quality [--photos PLACE]`.
 
-FOLDER holds pictures that are all different (jpg, png). In the order of the hashes of their names,
-a third serves to fit the whitening of lite0-copy and nothing else; of the rest up to 250 are edited
-in 16 ways, as many lend their pixels as backgrounds of overlays and are not in the set, and the
-others are distractors. Each system gives pairs of files; precision is over all its pairs, recall
-over (original, edit) pairs. "lost" counts originals of which nothing is left when one file is kept
-of each connected component. Rows with "P >= 0.999" are at the least strict threshold with that
-precision on this very set: what the descriptor can do, not what a user gets without calibrating.
+PLACE is a folder of pictures that are all different, or of tars of them; without it, drawings of
+Open Clip Art. 1,000 of them and 16 edits of 250 make 5,000 files. Our rows are whole commands on
+shards of these files, peers' are whole processes on a folder of the same files, at their defaults.
 
-`--peers VENV` adds the tools that this environment has, at their defaults. `--look-alike A,B` takes
-the pairs of two originals out, by the names of their files: one pair of photographs of the same
-thing gives up to 289 pairs. Nothing is asserted.
+Precision is over all pairs that a system lists, recall over (original, edit) pairs. Of the files
+that we drop, "uncovered" counts those without a kept one that is paired with them; of the distinct
+pictures, "lost" counts those of which no version is kept. Peers without survivors keep one file of
+each connected component. Memory is summed over processes.
+
+`--same A,B` says that the pictures of two keys show the same thing: such pairs are neither true nor
+false, and one of the two may be dropped. `--system "NAME=ARGUMENTS"` adds a row of ours. Nothing is
+asserted; timings belong to the machine they were taken on.
 """
 
 import argparse
-import hashlib
-import json
-import subprocess
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-import indexes
-from pipeline.batches import batched
-from pipeline.calibration.edits import EDITS
-from pipeline.calibration.thresholds import ORIGINAL, Labelled, least_strict, most_false, score
-from pipeline.calibration.whitening import fit_whitening
-from pipeline.encoders.base import Encoder
-from pipeline.encoders.lite0 import Lite0
-from pipeline.encoders.lite0_copy import Lite0Copy, Pooled
-from pipeline.encoders.pdq import Pdq
-from pipeline.io.images import decode
-from tests.bench.dedup_peers import TOOLS
+from tests.bench.pair_measures import Measures, measure
+from tests.bench.peers import WORK
+from tests.bench.pictures import distinct_clipart, edited_set, read_pictures
+from tests.bench.systems import Result, our_systems, peer_systems, run_all
 
-PRECISION = 0.999
-_PDQ_BITS, _PDQ_QUALITY = 31, 50
-_LITE0 = 0.90
-Rows = np.ndarray
+_SHOWN = 5
 
 
-@dataclass(frozen=True)
-class Files:
-    """The set: files, the original that each shows, and what was done to it."""
-
-    paths: list[Path]
-    original: np.ndarray
-    edit: np.ndarray
-
-    def pictures(self) -> Iterator[Image.Image]:
-        """Decoded, in order."""
-        return (decode(path.read_bytes()) for path in self.paths)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a system found: pairs of rows (m, 2), and seconds."""
-
-    system: str
-    threshold: str
-    seconds: float
-    pairs: Rows
-
-
-def build(photos: Sequence[Path], backgrounds: Sequence[Path], edited: int, folder: Path) -> Files:
-    """Write originals and the edits of the first `edited`, as JPEG at quality 95."""
-    folder.mkdir()
-    names: list[tuple[int, str]] = []
-    for number, path in enumerate(photos):
-        first = folder / f"{number:05d}-{ORIGINAL}.jpg"
-        _small(path).save(first, quality=95)
-        names.append((number, ORIGINAL))
-        if number >= edited:
-            continue
-        picture, background = decode(first.read_bytes()), _small(backgrounds[number])
-        for place, (name, edit) in enumerate(EDITS.items()):
-            target = folder / f"{number:05d}-{name}.jpg"
-            if name == "exact":
-                target.write_bytes(first.read_bytes())
-            else:
-                rng = np.random.default_rng([number, place])
-                edit(picture, rng, background).save(target, quality=95)
-            names.append((number, name))
-    paths = [folder / f"{number:05d}-{name}.jpg" for number, name in names]
-    return Files(paths, np.array([n for n, _ in names]), np.array([e for _, e in names]))
-
-
-def label(files: Files, encoder: Encoder) -> Labelled:
-    """Embed the set."""
-    blocks, usable = [], []
-    for batch in batched(files.pictures(), 32):
-        encoded = encoder.encode(batch)
-        blocks.append(encoded.vectors)
-        sound = encoded.quality is None or encoded.quality >= _PDQ_QUALITY
-        usable.append(np.broadcast_to(sound, len(batch)))
-    vectors = np.concatenate(blocks)
-    return Labelled(vectors, encoder.metric, files.original, files.edit, np.concatenate(usable))
-
-
-def join(labelled: Labelled, threshold: float) -> Rows:
-    """Pairs at a cosine, or at a number of bits."""
-    rows = np.flatnonzero(labelled.usable)
-    vectors = labelled.vectors[rows]
-    if labelled.metric == "hamming":
-        found = indexes.hamming_join(vectors, rows, int(threshold))
-    else:
-        found = indexes.self_join(vectors, rows, threshold)
-    return np.stack([found.id_a, found.id_b], axis=1)
-
-
-def union(*pairs: Rows) -> Rows:
-    """Each pair once."""
-    return np.unique(np.concatenate(pairs), axis=0)
-
-
-def ours(files: Files, fitting: Files) -> Iterator[Result]:
-    """Our encoders, and each with PDQ as the pairs stage joins them."""
-    start = time.perf_counter()
-    pdq = join(label(files, Pdq()), _PDQ_BITS)
-    hashing = time.perf_counter() - start
-    yield Result("pdq", f"{_PDQ_BITS} bits", hashing, pdq)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "whitening.safetensors")
-        seen = label(fitting, Pooled())
-        is_original = seen.edit == ORIGINAL
-        fit_whitening(
-            seen.vectors[is_original], seen.vectors[~is_original], seen.original[~is_original]
-        ).save(path)
-        encoders: dict[str, Encoder] = {"lite0": Lite0(), "lite0-copy": Lite0Copy(path)}
-    for name, encoder in encoders.items():
-        start = time.perf_counter()
-        labelled = label(files, encoder)
-        spent = time.perf_counter() - start
-        if name == "lite0":
-            found = join(labelled, _LITE0)
-            yield Result(name, f"{_LITE0}", spent, found)
-            yield Result("lite0 + pdq (default)", f"{_LITE0}", spent + hashing, union(found, pdq))
-        for target in (PRECISION, 0.99):
-            at = least_strict(score(labelled, most_false(labelled, target) + 1), target)
-            if at is None:
-                continue
-            found = join(labelled, at)
-            shown = f"{at:.3f} (P >= {target})"
-            yield Result(name, shown, spent, found)
-            yield Result(f"{name} + pdq", shown, spent + hashing, union(found, pdq))
-
-
-def peers(files: Files, environment: Path) -> Iterator[Result]:
-    """The other tools, each in a process of its own."""
-    row_of = {path.name: row for row, path in enumerate(files.paths)}
-    script = Path(__file__).with_name("dedup_peers.py")
-    for tool in TOOLS:
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder, "pairs.json")
-            command = [str(environment / "bin" / "python"), str(script), tool]
-            start = time.perf_counter()
-            done = subprocess.run(
-                [*command, str(files.paths[0].parent), str(out)], capture_output=True, text=True
-            )
-            spent = time.perf_counter() - start
-            if done.returncode:
-                reason = "not installed" if done.returncode == 3 else done.stderr.strip()[-200:]
-                Console(stderr=True).print(f"{tool}: {reason}", markup=False)
-                continue
-            named = json.loads(out.read_text())
-        pairs = [sorted((row_of[a], row_of[b])) for a, b in named if a != b]
-        yield Result(tool, "default", spent, union(np.array(pairs).reshape(-1, 2)))
-
-
-def rows_of_table(files: Files, result: Result, ignored: set[tuple[int, int]]) -> list[str]:
+def rows_of_table(result: Result, found: Measures) -> list[str]:
     """The measures of one system, as text."""
-    a, b = files.original[result.pairs[:, 0]], files.original[result.pairs[:, 1]]
-    look_alike = np.array([tuple(sorted(pair)) in ignored for pair in zip(a, b, strict=True)], bool)
-    true, false = int((a == b).sum()), int(((a != b) & ~look_alike).sum())
-    found = {name: 0 for name in EDITS}
-    edits = files.edit[result.pairs[a == b]]
-    for first, second in edits:
-        if ORIGINAL in (first, second):
-            found[second if first == ORIGINAL else first] += 1
-    n = int((files.edit == "exact").sum())
-    ids = np.arange(len(files.paths))
-    component = indexes.connected_components(ids, result.pairs[:, 0], result.pairs[:, 1])
-    kept = files.original[component == ids]
-    lost = len(np.unique(files.original)) - len(np.unique(kept))
-    missed = ", ".join(f"{name} {hits / n:.2f}" for name, hits in found.items() if hits < 0.995 * n)
-    recall = np.mean([hits / n for hits in found.values()])
-    precision = true / (true + false) if len(result.pairs) else 1.0
-    shown = f"{precision:.4f} ({false} false)"
     return [
-        result.system,
-        result.threshold,
-        f"{result.seconds:.0f}",
-        shown,
-        f"{recall:.3f}",
-        str(lost),
-        missed,
+        result.system.name,
+        result.system.setting,
+        f"{result.seconds:.1f}",
+        f"{result.peak / 2**30:.2f}",
+        f"{found.precision:.5f} ({found.false:,} of {found.true + found.false:,})",
+        f"{found.mean_recall:.3f}",
+        f"{found.kept:,}",
+        f"{found.uncovered:,}",
+        f"{found.lost:,} ({found.lost / found.distinct:.2%})",
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
+def by_edit(results: Sequence[tuple[Result, Measures]]) -> Table:
+    """Recall of each edit, a column a system."""
+    table = Table("edit", title="recall by edit")
+    for result, _ in results:
+        table.add_column(result.system.label, justify="right")
+    for name in results[0][1].recall:
+        table.add_row(name, *(f"{found.recall[name]:.3f}" for _, found in results))
+    return table
+
+
+def figures(result: Result, found: Measures, keys: Sequence[str]) -> dict[str, Any]:
+    """One row for the record, with the worst pairs by their keys."""
+    measured = asdict(found) | {"precision": found.precision, "mean_recall": found.mean_recall}
+    measured["confused"] = [[keys[a], keys[b], n] for a, b, n in found.confused[:20]]
+    return result.figures() | measured
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Print the tables and give their figures."""
+    given = _parse(arguments)
+    console = Console(width=170)
+    given.work.mkdir(parents=True, exist_ok=True)
+    pictures = read_pictures(given.photos) if given.photos else distinct_clipart(given.work)
+    chosen = edited_set(pictures, given.distinct, given.edited, given.work)
+    place = {key: number for number, key in enumerate(chosen.keys)}
+    pairs = [tuple(text.split(",")) for text in given.same]
+    same = [(place[a], place[b]) for a, b in pairs if a in place and b in place]
+    systems = [*our_systems(given.system, given.threads), *peer_systems()]
+    if given.only:
+        systems = [s for s in systems if any(word in s.label for word in given.only)]
+    results = [
+        (result, measure(result.found, chosen.original, chosen.edit, same))
+        for result in run_all(systems, chosen, given.work, given.threads, console)
+    ]
+    if not results:
+        return []
+    title = f"{len(chosen.names):,} files: {given.distinct:,} {given.photos or 'drawings'}, "
+    table = Table(
+        title=f"{title}{given.edited} edited in 16 ways; {len(same)} pairs called the same"
+    )
+    headers = ("system", "setting", "s", "GiB", "pair precision (false of pairs)", "mean recall")
+    for name in (*headers, "kept", "uncovered", "lost"):
+        table.add_column(name, justify="left" if name in headers[:2] else "right")
+    for result, found in results:
+        table.add_row(*rows_of_table(result, found))
+    console.print(table)
+    console.print(by_edit(results))
+    for result, found in results[: 1 if given.photos else 0]:
+        for a, b, n in found.confused[:_SHOWN]:
+            names = f"{chosen.keys[a]} and {chosen.keys[b]}"
+            console.print(f"{result.system.setting}: {n} false pairs of {names}", markup=False)
+    return [figures(result, found, chosen.keys) for result, found in results]
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--photos", type=Path, help="a folder of pictures, or of tars of them")
+    parser.add_argument("--distinct", type=int, default=1000)
     parser.add_argument("--edited", type=int, default=250)
-    parser.add_argument("--peers", type=Path)
-    parser.add_argument("--look-alike", action="append", default=[], metavar="A,B")
-    given = parser.parse_args(arguments)
-    found = [p for p in given.photos.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")]
-    photos = sorted(found, key=lambda path: hashlib.sha256(path.name.encode()).hexdigest())
-    if len(photos) < 60:
-        parser.error(f"{given.photos}: {len(photos)} pictures, at least 60 are needed")
-    third = len(photos) // 3
-    fitting, rest = photos[:third], photos[third:]
-    k, j = min(given.edited, len(rest) // 3), min(given.edited, third // 2)
-    place = {path.name: number for number, path in enumerate(rest[k:])}
-    ignored = {
-        tuple(sorted(place.get(name, -1) for name in pair.split(","))) for pair in given.look_alike
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        files = build(rest[k:], rest[:k], k, Path(folder, "set"))
-        fit = build(fitting, fitting[1:], j, Path(folder, "fit"))
-        table = Table("system", "threshold", "s", "pair precision", "mean recall", "lost", "recall")
-        table.title = f"{len(files.paths)} files: {len(rest) - k} pictures, {k} edited in 16 ways"
-        results = list(ours(files, fit))
-        results += list(peers(files, given.peers)) if given.peers else []
-        for result in results:
-            table.add_row(*rows_of_table(files, result, ignored))
-    Console(width=180).print(table)
-
-
-def _small(path: Path) -> Image.Image:
-    picture = decode(path.read_bytes())
-    picture.thumbnail((512, 512), Image.Resampling.LANCZOS)
-    return picture
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of peers")
+    parser.add_argument("--system", action="append", default=[], metavar="NAME=ARGUMENTS")
+    parser.add_argument("--only", action="append", default=[], help="rows whose name holds this")
+    parser.add_argument("--same", action="append", default=[], metavar="A,B")
+    parser.add_argument("--work", type=Path, default=WORK)
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ import os
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -140,19 +141,25 @@ class Case:
         return max(one for one, _ in rates), max(two for _, two in rates)
 
 
-def compare(case: Case, network: bool) -> list[list[str]]:
-    """Table rows: one process of one thread, then two."""
+def compare(case: Case, network: bool) -> list[dict[str, float | None]]:
+    """Rates of one process of one thread, then of two; None for a forward where there is none."""
     whole, reduced, ours = case.rates("whole"), case.rates("decode"), case.rates("ours")
     forward = case.forward() if network else (float("inf"), float("inf"))
     rows = []
     for i, mine in enumerate(ours):
         both = 1 / (1 / reduced[i] + 1 / forward[i])
-        alone = f"{forward[i]:,.0f}" if network else "-"
-        ratio = f"{mine / forward[i]:.2f}" if network else "-"
-        decodes = [f"{whole[i]:,.0f}", f"{reduced[i]:,.0f}"]
-        ratios = [f"{mine / whole[i]:.2f}", ratio, f"{mine / both:.2f}"]
-        rows.append([str(i + 1), *decodes, alone, f"{mine:,.0f}", *ratios])
+        rates: dict[str, float | None] = {"processes": i + 1, "decode": whole[i]}
+        rates |= {"reduced": reduced[i], "forward": forward[i] if network else None, "ours": mine}
+        rates |= {"ours/decode": mine / whole[i], "ours/both": mine / both}
+        rows.append(rates | {"ours/forward": mine / forward[i] if network else None})
     return rows
+
+
+def _shown(row: dict[str, float | None]) -> list[str]:
+    rates = [row[name] for name in ("decode", "reduced", "forward", "ours")]
+    ratios = [row[name] for name in ("ours/decode", "ours/forward", "ours/both")]
+    texts = ["-" if rate is None else f"{rate:,.0f}" for rate in rates]
+    return [f"{row['processes']}", *texts, *("-" if r is None else f"{r:.2f}" for r in ratios)]
 
 
 def read_pictures(folder: Path, count: int) -> list[tuple[str, bytes]]:
@@ -179,17 +186,18 @@ def random_clip(folder: Path) -> dict[str, str]:
     return {"kind": "open_clip", "model": "ViT-B-32", "weights": str(path)}
 
 
-def main() -> None:
-    """Print the table."""
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Print the table and give its figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, default=_SHIPPED, help="pictures, or tars of them")
-    parser.add_argument("--count", type=int, default=64)
-    options = parser.parse_args()
+    parser.add_argument("--count", type=int, default=256)
+    options = parser.parse_args(arguments)
     blobs = read_pictures(options.photos, options.count)
     few = blobs[:16]
     table = Table("encoders", "processes", "decode", "reduced", "forward", "ours")
     for name in ("ours/decode", "ours/forward", "ours/both"):
         table.add_column(name)
+    record: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         full, small = prepare(Path(folder, "full"), blobs), prepare(Path(folder, "small"), few)
         hashes = {"pdq": {"kind": "pdq"}, "pixels": {"kind": "pixels"}}
@@ -207,11 +215,13 @@ def main() -> None:
             for label, run, encoders, network in cases:
                 rows = len(blobs if run is full else few)
                 for row in compare(Case(run, encoders, pool, rows), network):
-                    table.add_row(label, *row)
+                    table.add_row(label, *_shown(row))
+                    record.append({"encoders": label, **row})
     sizes = sum(len(blob) for _, blob in blobs) / len(blobs) / 1e3
     console = Console(width=130)
     console.print(f"pictures/s; {len(blobs)} pictures of {sizes:.0f} kB; torch {torch.__version__}")
     console.print(table)
+    return record
 
 
 if __name__ == "__main__":
