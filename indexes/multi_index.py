@@ -11,8 +11,9 @@ candidates are complete, and a distance decides on each. Nothing is approximate.
 Which bits make a chunk changes the time only. They are dealt by variance, like cards, so that bits
 that are the same in all codes do not end up in one chunk, whose table would have one entry.
 
-Where codes crowd together a lookup finds more than it saves. A code whose candidates would take
-longer to look at than all codes is left to the caller, which compares it with all.
+Where codes crowd together a lookup finds more than it saves. How many candidates a code has is
+known from the tables' sizes before one is looked at; where these would take longer than all later
+codes, the code is left to the caller, which compares it with all of them.
 """
 
 import math
@@ -79,7 +80,7 @@ def cheapest_tables(radius: int, n: int) -> Tables | None:
         for bits in range(1, min(_BITS // chunks, _MOST_KEY_BITS) + 1)
     ]
     best = min(choices, key=lambda tables: tables.cost(n), default=None)
-    return best if best is not None and best.cost(n) < n else None
+    return best if best is not None and best.cost(n) < n / 2 else None  # later ones are half of all
 
 
 def later_neighbours(codes: Codes, asking: Rows, radius: int) -> tuple[Rows, Rows, Rows]:
@@ -103,75 +104,75 @@ def later_neighbours(codes: Codes, asking: Rows, radius: int) -> tuple[Rows, Row
 def _neighbours_of(
     codes: Codes, asking: Rows, radius: int, tables: Tables
 ) -> tuple[Rows, Rows, Rows]:
-    crowded = np.zeros(len(asking), bool)
-    found = [_NONE]
+    found, crowded = [_NONE], np.zeros(len(asking), bool)
     with ThreadPoolExecutor(faiss.omp_get_max_threads()) as pool:
         for start in range(int(asking[0]), len(codes), _STORED_AT_ONCE):
             stored = codes[start : start + _STORED_AT_ONCE]
             search = _Search(codes[asking], stored, asking + 1 - start, radius, tables)
+            crowded |= search.crowded()
             for number in range(tables.chunks):
-                for rows, places in pool.map(*search.chunk(number)):
-                    found.append((rows, start + places))
-            crowded |= search.crowded
+                work = search.chunk(number, np.flatnonzero(~crowded))
+                found += [(rows, start + places) for rows, places in pool.map(*work)]
     rows, partners = _joined(found)
     kept = ~crowded[rows]
     return asking[rows[kept]], partners[kept], asking[crowded]
 
 
 class _Search:
-    """Queries i and stored rows j >= first[i], both (n, 32); who has too many candidates."""
+    """Queries i and stored rows j >= first[i], both (n, 32), and the keys of their chunks."""
 
     def __init__(
         self, queries: Codes, stored: Codes, first: Rows, radius: int, tables: Tables
     ) -> None:
-        self._candidates = np.zeros(len(queries), np.int64)
-        self._most = len(stored) / CANDIDATE
-        self._queries, self._stored = queries, stored
+        chunks = _dealt_bits(stored, tables)
+        self._own_keys = [_keys(queries, bits) for bits in chunks]
+        self._other_keys = [_keys(stored, bits) for bits in chunks]
         self._own, self._other = _columns(queries), _columns(stored)
         self._first, self._radius, self._tables = first, radius, tables
-        self._chunks = _dealt_bits(stored, tables)
         self._flips = _flips(tables)
 
-    @property
     def crowded(self) -> npt.NDArray[np.bool_]:
-        """Queries that it is faster to compare with all; what was found of them is not all."""
-        return self._candidates > self._most
+        """Queries that it is faster to compare with all later ones."""
+        candidates = np.zeros(len(self._first), np.int64)
+        for own, other in zip(self._own_keys, self._other_keys, strict=True):
+            sizes = _sizes(other, self._tables.key_bits)
+            for flip in self._flips:
+                candidates += sizes[own ^ flip]
+        lookups = self._tables.chunks * self._tables.keys
+        later = np.maximum(self._other.shape[1] - self._first, 0)
+        return VISIT * lookups + CANDIDATE * candidates > later
 
-    def chunk(self, number: int) -> tuple[Callable[[Rows], Found], list[Rows]]:
+    def chunk(self, number: int, active: Rows) -> tuple[Callable[[Rows], Found], list[Rows]]:
         """The search through one chunk's table, and the blocks of queries to call it with."""
-        bits = self._chunks[number]
-        keys, table = _keys(self._queries, bits), _Table(_keys(self._stored, bits), len(bits))
+        keys = self._own_keys[number]
+        table = _Table(self._other_keys[number], self._tables.key_bits)
         words = self._other.take(table.rows, axis=1)
-        active = np.flatnonzero(~self.crowded)
         active = active[np.argsort(keys[active], kind="stable")]  # neighbours look up neighbours
         size = max(_LOOKUPS_AT_ONCE // self._tables.keys, 1)
 
         def search(block: Rows) -> Found:
             wanted = self._flips[:, None] ^ keys[block]
-            sizes = table.sizes[wanted]
-            self._candidates[block] += sizes.sum(axis=0)
-            sizes[:, self._candidates[block] > self._most] = 0
             own, first = self._own.take(block, axis=1), self._first[block]
-            new, pending = [], [_NONE]
-            for rows, places in _candidates(sizes, table.starts[wanted]):
+            new, pending, waiting = [], [_NONE], 0
+            for rows, places in _candidates(table.sizes[wanted], table.starts[wanted]):
                 near, at = _within(own, words, rows, places, self._radius)
                 partners = table.rows[at]
                 counts = partners >= first[near]
                 pending.append((block[near[counts]], partners[counts]))
-                if sum(len(rows) for rows, _ in pending) > _PENDING:
+                waiting += len(near)
+                if waiting > _PENDING:
                     new.append(self._new(number, *_joined(pending)))
-                    pending = [_NONE]
+                    pending, waiting = [_NONE], 0
             return _joined([*new, self._new(number, *_joined(pending))])
 
         return search, [active[start : start + size] for start in range(0, len(active), size)]
 
     def _new(self, number: int, rows: Rows, partners: Rows) -> Found:
         """The pairs that no earlier chunk has found: each is to come out once."""
-        for bits in self._chunks[:number]:
-            differing = np.zeros(len(rows), np.uint16)
-            for own, other, mask in zip(self._own, self._other, _mask(bits), strict=True):
-                differing += np.bitwise_count((own[rows] ^ other[partners]) & mask)
-            new = differing > self._tables.flips
+        earlier = zip(self._own_keys[:number], self._other_keys[:number], strict=True)
+        for own, other in earlier:
+            differing = np.bitwise_count(own.take(rows) ^ other.take(partners))
+            new = np.flatnonzero(differing > self._tables.flips)
             rows, partners = rows[new], partners[new]
         return rows, partners
 
@@ -181,7 +182,7 @@ class _Table:
 
     def __init__(self, keys: Keys, key_bits: int) -> None:
         self.rows = np.argsort(keys, kind="stable")
-        self.sizes = np.bincount(keys, minlength=1 << key_bits).astype(np.int32)
+        self.sizes = _sizes(keys, key_bits)
         self.starts = (np.cumsum(self.sizes, dtype=np.int64) - self.sizes).astype(np.int32)
 
 
@@ -230,6 +231,10 @@ def _take(column: Words, rows: Rows | Places) -> Words:
     return column.take(rows, mode="clip")
 
 
+def _sizes(keys: Keys, key_bits: int) -> Places:
+    return np.bincount(keys, minlength=1 << key_bits).astype(np.int32)
+
+
 def _columns(codes: Codes) -> Words:
     return np.ascontiguousarray(codes.view(np.uint64).T)
 
@@ -249,13 +254,6 @@ def _flips(tables: Tables) -> Keys:
     chosen = [some for k in range(tables.flips + 1) for some in combinations(places, k)]
     kind = np.uint16 if tables.key_bits <= 16 else np.uint32
     return np.array([sum(1 << place for place in some) for some in chosen], kind)
-
-
-def _mask(bits: Rows) -> Words:
-    """The bits as ones, in the four words of a code."""
-    chosen = np.zeros(_BITS, np.uint8)
-    chosen[bits] = 1
-    return np.packbits(chosen).view(np.uint64)
 
 
 def _dealt_bits(codes: Codes, tables: Tables) -> list[Rows]:
