@@ -7,7 +7,9 @@ from pipeline.io.remote import is_remote
 from pipeline.runner.part import Stage
 from pipeline.stages import (
     against,
+    captions,
     cells,
+    diversity,
     embed,
     erase,
     export,
@@ -41,12 +43,14 @@ DEDUP: tuple[Stage, ...] = (
     ingest.STAGE,
     ids.STAGE,
     embed.STAGE,
+    captions.STAGE,
     index.STAGE,
     cells.STAGE,
     pairs.STAGE,
     recall.STAGE,
     against.STAGE,
     groups.STAGE,
+    diversity.STAGE,
     export.STAGE,
 )
 EMBEDDED: tuple[Stage, ...] = (fetch.STAGE, scan.STAGE, ingest.STAGE, ids.STAGE, embed.STAGE)
@@ -75,9 +79,11 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
     """Of `stages` those with something to do.
 
     Shards are fetched where they are not on this machine; vectors are given or made, never both,
-    and compared with evaluation sets where there are any.
+    and compared with evaluation sets where there are any; captions are read by the encoder that is
+    configured, if any.
     """
     idle = {scan.STAGE, embed.STAGE} if config.dataset.embeddings else {ingest.STAGE}
+    idle |= set() if config.captions.encoder else {captions.STAGE}
     idle |= set() if config.against else {against.STAGE}
     idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
     return tuple(stage for stage in stages if stage not in idle)
