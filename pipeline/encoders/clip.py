@@ -1,8 +1,11 @@
-"""open_clip image towers of any architecture, from a pretrained tag or a local file."""
+"""open_clip models of any architecture, from a pretrained tag or a local file."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import open_clip
 import torch
 from PIL import Image
@@ -14,7 +17,7 @@ from pipeline.io.digest import sha256_file
 
 
 class OpenClip:
-    """Unit image vectors of an open_clip model, with the model's own preprocessing."""
+    """Unit vectors of pictures and captions, with the model's own preprocessing and tokens."""
 
     metric: Metric = "cosine"
 
@@ -27,7 +30,8 @@ class OpenClip:
         sha256: str | None = None,
         device: str = "cpu",
     ) -> None:
-        self._device = device
+        self._device, self._name = device, model
+        self._tokenizer: Any = None
         if model not in open_clip.list_models():
             raise ModelError(f"open_clip has no model {model!r}; see open_clip.list_models()")
         if pretrained is None and weights is None:
@@ -57,3 +61,17 @@ class OpenClip:
         """Encode RGB pictures."""
         batch = torch.stack([self._transform(middle(picture)) for picture in pictures])
         return Encoded(unit_rows(self._model.encode_image(batch.to(self._device))))
+
+    @torch.inference_mode()
+    def encode_texts(self, captions: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Encode captions to unit vectors (n, d), cut at the length that the model reads.
+
+        Raises MissingInput where the tokens of the architecture are not on this machine.
+        """
+        if self._tokenizer is None:
+            try:
+                self._tokenizer = open_clip.get_tokenizer(self._name)
+            except Exception as error:
+                raise MissingInput(f"open_clip {self._name}: {first_line(error)}") from error
+        tokens = self._tokenizer(list(captions)).to(self._device)
+        return unit_rows(self._model.encode_text(tokens))

@@ -24,6 +24,8 @@ FETCHED = "fetched"
 REKEYED = "images/rekeyed.parquet"
 DUPLICATES = "duplicates.parquet"
 GROUPS = "groups.parquet"
+CAPTION_GROUPS = "caption_groups.parquet"
+ALTERNATIVES = "export/captions.parquet"
 PROMPTS = "prompts.parquet"
 SCREEN = "screen.parquet"
 MATCHES = "matches.parquet"
@@ -85,6 +87,16 @@ class EmbeddingPart:
     def metadata(self) -> str:
         """Parquet, n rows with image_id."""
         return f"embeddings/{self.encoder}/metadata/metadata_{self.name}.parquet"
+
+    @property
+    def text_vectors(self) -> str:
+        """npy, (n, d) of the captions, where the encoder reads them; zero where there is none."""
+        return f"embeddings/{self.encoder}/text_emb/text_emb_{self.name}.npy"
+
+    @property
+    def clip_similarity(self) -> str:
+        """Parquet, n rows: how near each caption is to its picture."""
+        return f"embeddings/{self.encoder}/clip_similarity/clip_similarity_{self.name}.parquet"
 
     @property
     def rejected(self) -> str:
@@ -176,10 +188,10 @@ def read_embeddings(
     return all_ids[order], stacked[order]
 
 
-def load_vectors(path: Path, rows: int) -> npt.NDArray[Any]:
-    """Read an npy of `rows` rows; raises ShardCorrupt where it is not that."""
+def load_vectors(path: Path, rows: int, *, mapped: bool = False) -> npt.NDArray[Any]:
+    """Read, or map, an npy of `rows` rows; raises ShardCorrupt where it is not that."""
     try:
-        vectors = np.load(path, allow_pickle=False)
+        vectors = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ShardCorrupt(f"{path}: not a sound npy file ({error})") from error
     if vectors.ndim != 2 or len(vectors) != rows:

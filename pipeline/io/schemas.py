@@ -54,6 +54,19 @@ EMBEDDING_METADATA = _schema(
     ("quality", pa.float32(), _OPTIONAL),
 )
 
+CLIP_SIMILARITY = _schema(("image_id", _I64), ("clip_similarity", _F64, _OPTIONAL))
+
+CAPTION_GROUPS = _schema(
+    ("group_id", _I64),
+    ("group_size", _I32),
+    ("n_captions", _I32),
+    ("caption_diversity", _F64, _OPTIONAL),
+)
+
+ALTERNATIVES = _schema(
+    ("image_id", _I64), ("caption", _STR), ("source_image_id", _I64), ("n", _I32)
+)
+
 REJECTED = _schema(("image_id", _I64), ("key", _STR), ("reason", _STR), ("detail", _STR))
 
 PAIRS = _schema(("id_a", _I64), ("id_b", _I64), ("similarity", _F64), ("reason", _STR))

@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.report import dataset, detectors
 from pipeline.report.audit import FINDINGS, audit, curve, extracted, read_findings
 from pipeline.report.bins import bin_label, bin_labels
+from pipeline.report.captions import captions
 from pipeline.report.erasure import curves_after, erasure
 from pipeline.report.facts import Demo, Facts, Point, Rate, Series
 from pipeline.report.limits import limits, not_run
@@ -15,7 +16,12 @@ from pipeline.runner.part import Context
 
 TRUTH = "truth"
 _DECIMALS = 6
-_PAGE_ONLY = (("duplicates", "shown"), ("erasure", "comparisons"), ("noise_gaps",))
+_PAGE_ONLY = (
+    ("duplicates", "shown"),
+    ("captions", "shown"),
+    ("erasure", "comparisons"),
+    ("noise_gaps",),
+)
 
 
 def collect(context: Context) -> Facts:
@@ -36,6 +42,7 @@ def collect(context: Context) -> Facts:
         upstream=_fingerprints(made),
         images=dataset.images(sources),
         duplicates=dataset.duplicates(sources),
+        captions=captions(sources),
         audit=audit(sources, findings),
         extracted=extracted(sources),
         curve=tuple(series for series in curves if series),

@@ -75,6 +75,30 @@ class JoinRecall:
 
 
 @dataclass(frozen=True)
+class CaptionGroup:
+    """A duplicate group with several captions, and a few of these."""
+
+    group_id: int
+    size: int
+    captions: int
+    diversity: float | None
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Captions:
+    """How many captions duplicate groups have. `shown` are those with the most, or, where captions
+    were encoded, with the most different ones."""
+
+    sources: tuple[str, ...]
+    groups: int
+    several: int
+    kept_alternatives: int
+    encoded: bool
+    shown: tuple[CaptionGroup, ...]
+
+
+@dataclass(frozen=True)
 class Duplicates:
     """Groups of two pictures or more, and what deduplication drops."""
 
@@ -298,6 +322,7 @@ class Facts:
     upstream: Mapping[str, str]
     images: Images | None
     duplicates: Duplicates | None
+    captions: Captions | None
     audit: Audit | None
     extracted: Extracted | None
     curve: tuple[Series, ...]

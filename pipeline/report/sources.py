@@ -31,6 +31,8 @@ _TRAIN = (
     "pairs/*/part-*.parquet",
     "duplicates.parquet",
     "groups.parquet",
+    "caption_groups.parquet",
+    "export/captions.parquet",
     "recall/*.json",
 )
 _FINDINGS = (

@@ -25,7 +25,14 @@ from pipeline.runner.serial import SerialExecutor
 from pipeline.runner.work import Done, Executor, Failure, Result, full_disk_named
 
 NOT_DOWNLOADED = "not_downloaded"
-EXPECTED = {NOT_DOWNLOADED, "duplicate", "contaminated", "featureless", "not_the_same"}
+EXPECTED = {
+    NOT_DOWNLOADED,
+    "duplicate",
+    "contaminated",
+    "featureless",
+    "not_the_same",
+    "no_caption",
+}
 """Reasons that are a stage's purpose or the data set's past, and never count against a run."""
 
 

@@ -170,3 +170,31 @@ def test_damaged_json_is_named(tmp_path: Path) -> None:
     (run.run / "score.json").write_text("{")
     with pytest.raises(ShardCorrupt, match=r"score\.json: not JSON"):
         collect(run.context)
+
+
+def test_captions_of_groups(tmp_path: Path) -> None:
+    run = SyntheticRun(tmp_path / "run")
+    assert collect(run.context).captions is None
+    run.dataset()
+    ids = [run.group[number] for number in (5, 6, 7)]
+    counts = zip(ids, (1, 2, 9), (0.0, 0.7, 0.1), strict=True)
+    groups = [
+        {"group_id": g, "group_size": 9, "n_captions": n, "caption_diversity": d}
+        for g, n, d in counts
+    ]
+    write_rows(run.run / "caption_groups.parquet", groups, schemas.CAPTION_GROUPS)
+    row = {"image_id": 1, "caption": "x", "source_image_id": 2, "n": 1}
+    write_rows(run.run / "export/captions.parquet", [row] * 4, schemas.ALTERNATIVES)
+    found = collect(run.context).captions
+    assert found is not None
+    assert (found.groups, found.several, found.kept_alternatives) == (3, 2, 4)
+    assert [group.group_id for group in found.shown] == ids[1:]  # the most different first
+    assert found.shown[0].examples == (run.captions[6],)
+    assert "examples" not in json.dumps(as_json(collect(run.context))["captions"])
+    for group in groups:
+        group["caption_diversity"] = None
+    write_rows(run.run / "caption_groups.parquet", groups, schemas.CAPTION_GROUPS)
+    found = collect(Context(run.run, make_config({"report": {"redact": True}}))).captions
+    assert found is not None and not found.encoded
+    assert [group.captions for group in found.shown] == [9, 2]
+    assert found.shown[1].examples == (short_hash(run.captions[6]),)
