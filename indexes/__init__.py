@@ -9,7 +9,6 @@ from indexes.cells import Cells, build_cells, cell_join
 from indexes.checks import unit
 from indexes.components import (
     Cover,
-    connected_components,
     diameter,
     greedy_cover,
     weakest_links,
@@ -18,6 +17,7 @@ from indexes.errors import DimensionMismatch, IndexCorrupt, NonFiniteVectors, Ve
 from indexes.exact import knn, range_pairs
 from indexes.ivf import build, default_factory
 from indexes.join import Pairs, exact_classes, hamming_join, self_join, stars
+from indexes.labels import ComponentLabels, connected_components
 from indexes.metrics import cosine, euclidean, hamming
 from indexes.nearest import NearestIndex
 from indexes.recall import Recall, measured_recall, recall_of, sampled_pairs, wilson
@@ -25,6 +25,7 @@ from indexes.store import load, save
 
 __all__ = [
     "Cells",
+    "ComponentLabels",
     "Cover",
     "DimensionMismatch",
     "IndexCorrupt",

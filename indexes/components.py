@@ -1,12 +1,13 @@
-"""Groups of near-duplicates, and which member of a group is kept.
+"""Which members of a group of near-duplicates are kept.
 
-Connected components join a to c through b however far a is from c (chaining), so they are only the
-coarse group. Inside, the survivors are the greedy maximal independent set in order of rank: walk
-from the best rank on and keep an id unless a kept one is already its neighbour. Then
+Connected components (indexes.labels) join a to c through b however far a is from c (chaining), so
+they are only the coarse group. Inside, the survivors are the greedy maximal independent set in
+order of rank: walk from the best rank on and keep an id unless a kept one is already its neighbour.
+Then
 
     no two kept ids are neighbours, and every dropped id has a kept neighbour,
 
-that is, the kept one stands for it at or above the threshold. Labels are smallest ids, so nothing
+that is, the kept one stands for it at or above the threshold. Ties are broken by ids, so nothing
 depends on the order of rows or edges.
 """
 
@@ -19,6 +20,7 @@ from scipy import sparse
 
 from indexes.checks import checked_ids, rows_of
 from indexes.errors import VectorError
+from indexes.graph import build_graph
 from indexes.join import Pairs
 from indexes.metrics import DECIMALS, Ids, Rows, Scores
 
@@ -37,18 +39,6 @@ class Cover:
     similarity: Scores
 
 
-def connected_components(ids: Ids, id_a: Ids, id_b: Ids) -> Ids:
-    """The smallest id of each id's component in the graph with edges (id_a[i], id_b[i])."""
-    ids = checked_ids(ids, len(ids))
-    n = len(ids)
-    edges = (np.ones(len(id_a), np.int8), (rows_of(id_a, ids), rows_of(id_b, ids)))
-    graph = sparse.coo_array(edges, shape=(n, n))
-    count, component = sparse.csgraph.connected_components(graph, directed=False)
-    smallest = np.full(count, np.iinfo(np.int64).max)
-    np.minimum.at(smallest, component, ids)
-    return smallest[component]
-
-
 def greedy_cover(
     ids: Ids, rank: npt.NDArray[np.number], pairs: Pairs, class_of: Ids | None = None
 ) -> Cover:
@@ -61,16 +51,13 @@ def greedy_cover(
     class is dropped has the representative and the similarity that its centre has.
     """
     ids = checked_ids(ids, len(ids))
-    if len(rank) != len(ids) or (class_of is not None and len(class_of) != len(ids)):
-        raise VectorError(f"{len(ids)} ids need as many ranks and classes, got {len(rank)} ranks")
-    _, node_of = np.unique(ids if class_of is None else class_of, return_inverse=True)
-    best = _best_rows(ids, rank, node_of)
-    node_a = node_of[rows_of(pairs.id_a, ids)]
-    node_b = node_of[rows_of(pairs.id_b, ids)]
-    apart = node_a != node_b
-    source = np.concatenate([node_a[apart], node_b[apart]])
-    target = np.concatenate([node_b[apart], node_a[apart]])
-    similarity = np.concatenate([pairs.similarity[apart]] * 2)
+    if len(rank) != len(ids):
+        raise VectorError(f"{len(ids)} ids need as many ranks, got {len(rank)} ranks")
+    graph = build_graph(ids, pairs, class_of)
+    best = graph.first_rows(ids, rank)
+    source = np.concatenate([graph.a, graph.b])
+    target = np.concatenate([graph.b, graph.a])
+    similarity = np.concatenate([graph.similarity] * 2)
     kept = _greedy_independent_set(source, target, np.lexsort((ids[best], rank[best])))
     standing_for, nearness = np.arange(len(best)), np.ones(len(best))
     useful = ~kept[source] & kept[target]
@@ -78,8 +65,8 @@ def greedy_cover(
     order = np.lexsort((ids[best[target]], -similarity, source))
     dropped, first = np.unique(source[order], return_index=True)
     standing_for[dropped], nearness[dropped] = target[order][first], similarity[order][first]
-    representative = ids[best[standing_for[node_of]]]
-    return Cover(representative == ids, representative, nearness[node_of])
+    representative = ids[best[standing_for[graph.node_of]]]
+    return Cover(representative == ids, representative, nearness[graph.node_of])
 
 
 def weakest_links(ids: Ids, pairs: Pairs) -> Scores:
@@ -115,17 +102,14 @@ def diameter(pairs: Pairs) -> int:
 def _farthest(graph: Any, start: int) -> tuple[int, int]:
     """The largest number of edges from `start` to a node, and such a node."""
     order, before = sparse.csgraph.breadth_first_order(graph, start, directed=False)
-    depth = np.zeros(graph.shape[0], np.int64)
-    for node in order[1:]:
-        depth[node] = depth[before[node]] + 1
-    return int(depth[order[-1]]), int(order[-1])
-
-
-def _best_rows(ids: Ids, rank: npt.NDArray[np.number], node_of: Rows) -> Rows:
-    """For each node the row of its best-ranked member."""
-    order = np.lexsort((ids, rank, node_of))
-    _, first = np.unique(node_of[order], return_index=True)
-    return order[first]
+    place = np.empty(graph.shape[0], np.int64)
+    place[order] = np.arange(len(order))
+    parents = place[before[order[1:]]]  # ascending: a level's nodes are found in its order
+    depth, end = 0, 1  # order[:end] are at most `depth` away
+    while end < len(order):
+        end = 1 + int(np.searchsorted(parents, end))
+        depth += 1
+    return depth, int(order[-1])
 
 
 def _greedy_independent_set(source: Rows, target: Rows, walk: Rows) -> Mask:

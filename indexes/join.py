@@ -96,16 +96,22 @@ def hamming_join(codes: Codes, ids: Ids, max_distance: int, *, rows: slice | Non
     return Pairs(pairs.id_a, pairs.id_b, 1 - pairs.similarity / BITS)
 
 
-def exact_classes(keys: Sequence[Hashable], ids: Ids) -> Ids:
-    """The centre of each id's class of exact copies: the smallest id with an equal key (a hash)."""
+def exact_classes(keys: Sequence[Hashable] | Rows, ids: Ids) -> Ids:
+    """The centre of each id's class of exact copies: the smallest id with an equal key.
+
+    Keys are hashes, or numbers (n,) that stand for them.
+    """
     ids = checked_ids(ids, len(keys))
-    centre: dict[Hashable, int] = {}
-    for row in np.argsort(ids):
-        centre.setdefault(keys[row], int(ids[row]))
-    return np.array([centre[key] for key in keys], np.int64)
+    if not isinstance(keys, np.ndarray):
+        numbers: dict[Hashable, int] = {}
+        keys = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+    _, code = np.unique(keys, return_inverse=True)
+    centre = np.full(len(ids), np.iinfo(np.int64).max)
+    np.minimum.at(centre, code, ids)
+    return np.asarray(centre[code])
 
 
-def stars(keys: Sequence[Hashable], ids: Ids) -> Pairs:
+def stars(keys: Sequence[Hashable] | Rows, ids: Ids) -> Pairs:
     """Each exact copy paired with the centre of its class, similarity 1; n copies make n - 1."""
     centres = exact_classes(keys, ids)
     copies = centres != ids

@@ -145,10 +145,15 @@ class Groups(Section):
 
     "No image" pictures come in thousands, each with another caption: a group of at least
     `placeholder_size` whose captions differ in half of its rows.
+
+    A part of the stage `survivors` takes groups of about `rows_per_part` pictures and pairs. The
+    components' pointers (4 bytes a picture) lie on disk where they are more than `max_memory_gb`.
     """
 
     quality: Literal["resolution", "bytes", "first"] = "resolution"
     placeholder_size: Count = 1000
+    rows_per_part: Count = 2_000_000
+    max_memory_gb: float = Field(4.0, ge=0)
 
 
 class Export(Section):

@@ -8,6 +8,7 @@ from pipeline.runner.part import Stage
 from pipeline.stages import (
     against,
     cells,
+    components,
     embed,
     erase,
     export,
@@ -29,6 +30,7 @@ from pipeline.stages import (
     score,
     screen,
     shards,
+    survivors,
     truth,
     verdict,
     verify,
@@ -46,6 +48,8 @@ DEDUP: tuple[Stage, ...] = (
     pairs.STAGE,
     recall.STAGE,
     against.STAGE,
+    components.STAGE,
+    survivors.STAGE,
     groups.STAGE,
     export.STAGE,
 )

@@ -47,17 +47,27 @@ def image_part(name: str) -> str:
     return f"images/part-{name}.parquet"
 
 
-def exact_keys(images: pa.Table) -> list[str]:
-    """What makes two rows of the manifest exact copies: equal pixels, which equal bytes imply.
+def exact_keys(images: pa.Table) -> npt.NDArray[np.int64]:
+    """Numbers (n,), equal where two rows of the manifest are exact copies.
 
-    Where only a vector was given: equal bytes, if its digest was given too; else the row is like
-    no other.
+    Copies have equal pixels, which equal bytes imply. Where only a vector was given: equal bytes,
+    if its digest was given too; else the row is like no other.
     """
-    columns = (images[name].to_pylist() for name in ("pixel_sha256", "sha256", "image_id"))
-    return [
-        pixels or (f"bytes {sha256}" if sha256 else f"id {image_id}")
-        for pixels, sha256, image_id in zip(*columns, strict=True)
-    ]
+    pixels, own = _codes(images["pixel_sha256"])
+    if not own.all():
+        of_bytes, known = _codes(images["sha256"])
+        largest = int(pixels.max(initial=-1)) + 1
+        pixels = np.where(own, pixels, largest + of_bytes)
+        alone = ~own & ~known
+        pixels[alone] = int(pixels.max(initial=-1)) + 1 + np.arange(alone.sum())
+    return pixels
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """A number for each distinct text, -1 for none, and which rows have one."""
+    indices = pc.dictionary_encode(column.combine_chunks()).indices
+    codes = pc.fill_null(indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes, codes >= 0
 
 
 def read_centres(run: Path) -> npt.NDArray[np.int64]:

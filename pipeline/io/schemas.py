@@ -71,6 +71,14 @@ DUPLICATES = _schema(
     ("merged_into", _I64, _OPTIONAL),
 )
 
+SURVIVORS = _schema(
+    ("image_id", _I64),
+    ("keep", _BOOL),
+    ("reason", _STR),
+    ("representative_id", _I64),
+    ("similarity_to_representative", _F64),
+)
+
 EXPORT_ROWS = _schema(
     ("image_id", _I64),
     ("uid", _STR, _OPTIONAL),

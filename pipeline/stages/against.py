@@ -103,20 +103,20 @@ def read_contamination(context: Context, images: pa.Table) -> pa.Table:
     differ.
     """
     paths = [context.path(name) for name in list_contamination(context)]
-    found = {row["image_id"]: row for row in read_parts(paths, schemas.CONTAMINATION).to_pylist()}
-    ids = images["image_id"].to_numpy()
-    centres = indexes.exact_classes(exact_keys(images), ids).tolist()
-    of_class: dict[int, dict[str, object]] = {}
-    for image_id, centre in sorted(zip(ids.tolist(), centres, strict=True)):
-        if image_id in found:
-            of_class.setdefault(centre, found[image_id])
-    rows = [
-        (found.get(image_id) or of_class[centre]) | {"image_id": image_id}
-        for image_id, centre in sorted(zip(ids.tolist(), centres, strict=True))
-        if centre in of_class
-    ]
-    columns = {name: [row[name] for row in rows] for name in schemas.CONTAMINATION.names}
-    return table_from_columns(columns, schemas.CONTAMINATION)
+    found = read_parts(paths, schemas.CONTAMINATION).sort_by("image_id")
+    order = np.argsort(images["image_id"].to_numpy())
+    ids = images["image_id"].to_numpy()[order]
+    classes = indexes.exact_classes(exact_keys(images), images["image_id"].to_numpy())[order]
+    bad = found["image_id"].to_numpy()
+    bad, rows = bad[np.isin(bad, ids)], np.flatnonzero(np.isin(bad, ids))
+    known, first = np.unique(classes[np.searchsorted(ids, bad)], return_index=True)
+    chosen = np.isin(classes, known)
+    source = rows[first[np.searchsorted(known, classes[chosen])]] if len(known) else rows
+    own = np.isin(ids[chosen], bad)
+    source[own] = rows[np.searchsorted(bad, ids[chosen][own])]
+    table = found.take(pa.array(source, pa.int64()))
+    columns = {name: table[name] for name in schemas.CONTAMINATION.names}
+    return table_from_columns(columns | {"image_id": ids[chosen]}, schemas.CONTAMINATION)
 
 
 @dataclass(frozen=True)

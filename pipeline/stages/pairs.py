@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 import indexes
 from indexes import Pairs
@@ -186,11 +187,11 @@ def _exact_pairs(context: Context) -> tuple[pa.Table, int]:
     images = read_images(context.run, columns=["image_id", "sha256", "pixel_sha256"])
     ids = images["image_id"].to_numpy()
     star = indexes.stars(exact_keys(images), ids)
-    digest = dict(zip(ids.tolist(), images["sha256"].to_pylist(), strict=True))
-    reasons = [
-        "bytes" if digest[a] == digest[b] else "pixels"
-        for a, b in zip(star.id_a.tolist(), star.id_b.tolist(), strict=True)
-    ]
+    order = np.argsort(ids)
+    digests = images["sha256"].combine_chunks()
+    ends = (order[np.searchsorted(ids, end, sorter=order)] for end in (star.id_a, star.id_b))
+    same = pc.equal(*(digests.take(pa.array(rows)) for rows in ends))
+    reasons = pc.if_else(pc.fill_null(same, False), "bytes", "pixels")
     return _table(star, reasons), len(ids)
 
 
@@ -213,7 +214,7 @@ def near_in_pixels(
     return np.asarray(indexes.euclidean(vectors_a[rows_a], vectors_b[rows_b]) <= max_l2)
 
 
-def _table(pairs: Pairs, reasons: list[str]) -> pa.Table:
+def _table(pairs: Pairs, reasons: Any) -> pa.Table:
     columns = {
         "id_a": pairs.id_a,
         "id_b": pairs.id_b,

@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexes.components import (
-    connected_components,
     diameter,
     greedy_cover,
     weakest_links,
 )
 from indexes.errors import VectorError
 from indexes.join import Pairs, exact_classes, stars
+from indexes.labels import connected_components
 
 
 def make_pairs(edges):
