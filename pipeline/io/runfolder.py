@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy import sparse
 
 from indexes import exact_classes, unit
 from pipeline.errors import MissingInput, ShardCorrupt
@@ -47,32 +48,41 @@ def image_part(name: str) -> str:
     return f"images/part-{name}.parquet"
 
 
+DIGESTS = ("sha256", "pixel_sha256", "vector_sha256")
+"""The columns of the manifest that tell exact copies: of the file, its pixels, a given vector."""
+
+
 def exact_keys(images: pa.Table) -> npt.NDArray[np.int64]:
-    """Numbers (n,), equal where two rows of the manifest are exact copies.
+    """Numbers (n,), equal where two rows of the manifest are exact copies, by any of DIGESTS.
 
-    Copies have equal pixels, which equal bytes imply. Where only a vector was given: equal bytes,
-    if its digest was given too; else the row is like no other.
+    Equal bytes imply equal pixels, so that pixels alone decide where all were looked at. Where only
+    a vector was given: equal bytes, if their digest was given too, or equal vectors.
     """
-    pixels, own = _codes(images["pixel_sha256"])
-    if not own.all():
-        of_bytes, known = _codes(images["sha256"])
-        largest = int(pixels.max(initial=-1)) + 1
-        pixels = np.where(own, pixels, largest + of_bytes)
-        alone = ~own & ~known
-        pixels[alone] = int(pixels.max(initial=-1)) + 1 + np.arange(alone.sum())
-    return pixels
+    codes = {name: _codes(images[name]) for name in DIGESTS}
+    if (codes["pixel_sha256"] >= 0).all():
+        return codes["pixel_sha256"]
+    n = last = images.num_rows
+    rows, digests = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for numbers in codes.values():  # a graph of rows and digests: copies are joined by a digest
+        known = np.flatnonzero(numbers >= 0)
+        rows.append(known)
+        digests.append(last + numbers[known])
+        last += int(numbers.max(initial=-1)) + 1
+    ends = np.concatenate(rows), np.concatenate(digests)
+    graph = sparse.coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(last, last))
+    _, component = sparse.csgraph.connected_components(graph, directed=False)
+    return np.asarray(component[:n], np.int64)
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """A number for each distinct text, -1 for none, and which rows have one."""
+def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """A number for each distinct text, -1 for none."""
     indices = pc.dictionary_encode(column.combine_chunks()).indices
-    codes = pc.fill_null(indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return codes, codes >= 0
+    return np.asarray(pc.fill_null(indices, -1).to_numpy(zero_copy_only=False), np.int64)
 
 
 def read_centres(run: Path) -> npt.NDArray[np.int64]:
     """One id of each class of exact copies: the smallest."""
-    images = read_images(run, columns=["image_id", "sha256", "pixel_sha256"])
+    images = read_images(run, columns=["image_id", *DIGESTS])
     ids: npt.NDArray[np.int64] = images["image_id"].to_numpy()
     return ids[exact_classes(exact_keys(images), ids) == ids]
 

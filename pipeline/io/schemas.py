@@ -39,6 +39,7 @@ IMAGES = _schema(
     ("height", _I32, _OPTIONAL),
     ("sha256", _STR, _OPTIONAL),
     ("pixel_sha256", _STR, _OPTIONAL),
+    ("vector_sha256", _STR, _OPTIONAL),
     ("status", _STR),
     ("reason", _STR),
     ("detail", _STR),

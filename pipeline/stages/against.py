@@ -23,6 +23,7 @@ from pipeline.encoders import metric_of
 from pipeline.errors import InputError, MissingInput
 from pipeline.io import schemas
 from pipeline.io.runfolder import (
+    DIGESTS,
     REKEYED,
     contamination_part,
     exact_keys,
@@ -67,7 +68,7 @@ def plan(context: Context) -> list[Part]:
 
 def run(part: Part, context: Context) -> Outcome:
     """Write the contaminated pictures of one shard, each with its nearest evaluation picture."""
-    columns = ["image_id", "sha256", "pixel_sha256"]
+    columns = ["image_id", *DIGESTS]
     images = read_images(context.run, [part.name], columns=columns)
     found = _Nearest()
     for eval_set in eval_sets(context):
@@ -97,7 +98,7 @@ def list_contamination(context: Context) -> list[str]:
 
 
 def read_contamination(context: Context, images: pa.Table) -> pa.Table:
-    """The contaminated ones of `images` (image_id, sha256, pixel_sha256), sorted by id.
+    """The contaminated ones of `images` (image_id and DIGESTS), sorted by id.
 
     A picture is contaminated if an exact copy of it is: its own vector may have been given, and
     differ.
@@ -133,7 +134,7 @@ class _Reference:
 
     def __init__(self, eval_set: EvalSet) -> None:
         self.set = eval_set
-        names = ["image_id", "shard", "key", "sha256", "pixel_sha256"]
+        names = ["image_id", "shard", "key", *DIGESTS]
         table = read_images(eval_set.run, columns=names)
         ids = table["image_id"].to_numpy()
         centre = indexes.exact_classes(exact_keys(table), ids) == ids

@@ -18,6 +18,7 @@ from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
 from pipeline.io.runfolder import (
     CONTAMINATED,
+    DIGESTS,
     DUPLICATES,
     REKEYED,
     image_part,
@@ -34,7 +35,6 @@ from pipeline.stages.scan import shards_of
 
 _LISTS = "lists"
 _UID_DIGITS = 32
-_DIGESTS = ("sha256", "pixel_sha256")
 _REMOVAL_IDS = "export/removal_ids.parquet"
 
 
@@ -68,8 +68,8 @@ def datacomp_subset(uids: list[str]) -> npt.NDArray[np.void]:
 
 def _write_lists(context: Context) -> Outcome:
     duplicates = read_table(context.path(DUPLICATES), schemas.DUPLICATES)
-    images = read_images(context.run, columns=["image_id", "shard", "key", *_DIGESTS])
-    places = images.drop_columns(list(_DIGESTS))
+    images = read_images(context.run, columns=["image_id", "shard", "key", *DIGESTS])
+    places = images.drop_columns(list(DIGESTS))
     table = duplicates.join(places, "image_id", join_type="inner").sort_by("image_id")
     outputs = [_REMOVAL_IDS]
     write_table(context.path(_REMOVAL_IDS), removal_ids(duplicates))

@@ -25,6 +25,7 @@ from pipeline.io.vectors import (
     norms,
     read_rows_of,
     read_vectors,
+    vector_digests,
     write_vectors,
 )
 from pipeline.runner.part import Context, Outcome, Part, Stage, reject_counts, relative
@@ -69,6 +70,7 @@ def run(part: Part, context: Context) -> Outcome:
         for text in columns["caption"]
     ]
     columns["sha256"] = [_digest(text) for text in columns["sha256"]]
+    columns["vector_sha256"] = vector_digests(vectors)
     order = _order(columns)
     columns = {name: [values[i] for i in order] for name, values in columns.items()}
     columns["image_id"] = assign_ids(columns["key"], context.config.dataset.name, file.name)
@@ -143,4 +145,4 @@ def _write_metadata(path: Path, columns: Columns, accepted: list[int]) -> None:
     write_table(path, table_from_columns(chosen, schemas.EMBEDDING_METADATA))
 
 
-STAGE = Stage("ingest", 1, ("dataset", "scan"), plan, run, tolerant=True)
+STAGE = Stage("ingest", 2, ("dataset", "scan"), plan, run, tolerant=True)

@@ -22,6 +22,7 @@ from pipeline.config import PIXELS, joined_encoders
 from pipeline.encoders import Metric, build_encoder, metric_of
 from pipeline.io import schemas
 from pipeline.io.runfolder import (
+    DIGESTS,
     REKEYED,
     exact_keys,
     image_part,
@@ -184,14 +185,16 @@ def _manifest(context: Context) -> tuple[str, ...]:
 
 
 def _exact_pairs(context: Context) -> tuple[pa.Table, int]:
-    images = read_images(context.run, columns=["image_id", "sha256", "pixel_sha256"])
+    images = read_images(context.run, columns=["image_id", *DIGESTS])
     ids = images["image_id"].to_numpy()
     star = indexes.stars(exact_keys(images), ids)
     order = np.argsort(ids)
-    digests = images["sha256"].combine_chunks()
-    ends = (order[np.searchsorted(ids, end, sorter=order)] for end in (star.id_a, star.id_b))
-    same = pc.equal(*(digests.take(pa.array(rows)) for rows in ends))
-    reasons = pc.if_else(pc.fill_null(same, False), "bytes", "pixels")
+    ends = [order[np.searchsorted(ids, end, sorter=order)] for end in (star.id_a, star.id_b)]
+    reasons: Any = "descriptor"  # the vectors are equal, of which nothing else is known
+    for name, reason in (("pixel_sha256", "pixels"), ("sha256", "bytes")):
+        column = images[name].combine_chunks()
+        same = pc.equal(*(column.take(pa.array(rows)) for rows in ends))
+        reasons = pc.if_else(pc.fill_null(same, False), reason, reasons)
     return _table(star, reasons), len(ids)
 
 

@@ -242,4 +242,4 @@ def count_rows(shard: Shard) -> int:
         return len(group_members(scan_tar(shard.path).members)[0])
 
 
-STAGE = Stage("scan", 1, ("dataset", "scan"), plan, run, tolerant=True)
+STAGE = Stage("scan", 2, ("dataset", "scan"), plan, run, tolerant=True)

@@ -25,6 +25,7 @@ import indexes
 from indexes import Pairs
 from pipeline.io import schemas
 from pipeline.io.runfolder import (
+    DIGESTS,
     REKEYED,
     exact_keys,
     image_part,
@@ -56,8 +57,7 @@ _COLUMNS = (
     "width",
     "height",
     "size",
-    "sha256",
-    "pixel_sha256",
+    *DIGESTS,
 )
 
 Ids = npt.NDArray[np.int64]

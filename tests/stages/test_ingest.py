@@ -269,3 +269,21 @@ def test_given_is_no_encoder_of_pictures():
 
     with pytest.raises(ModelError, match="were given"):
         build_encoder(Encoder(kind="given"))
+
+
+def test_equal_vectors_without_a_digest_are_a_star_not_their_square(tmp_path):
+    """300 rows of one vector beside 20 others and a near one: 299 pairs and one, not 44,850."""
+    vectors = planted(20, copies=0)
+    one = vectors[3]
+    near = one + 0.01 * vectors[4]
+    everything = np.concatenate([vectors, np.repeat(one[None], 299, axis=0), near[None]])
+    clip_retrieval(tmp_path / "clip", 0, everything[:200].astype(np.float16))
+    clip_retrieval(tmp_path / "clip", 1, everything[200:].astype(np.float16))
+    dedup(tmp_path / "run", tmp_path / "clip")
+    star = rows(*sorted((tmp_path / "run/pairs/exact").glob("*.parquet")))
+    assert len(star) == 299 and {row["id_a"] for row in star} == {min(r["id_a"] for r in star)}
+    assert {(row["reason"], row["similarity"]) for row in star} == {("descriptor", 1.0)}
+    assert len(rows(*sorted((tmp_path / "run/pairs/given").glob("*.parquet")))) == 1
+    found = [r for r in rows(tmp_path / "run/duplicates.parquet") if r["group_size"] == 301]
+    assert len(found) == 301 and sum(row["keep"] for row in found) == 1
+    assert {row["reason"] for row in found} == {"kept", "descriptor"}
