@@ -15,7 +15,7 @@ READY := .venv/.ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type unit coverage bench bench-dedup clean
+.PHONY: help setup demo test lint type unit coverage bench bench-dedup bench-placeholders clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ bench: $(READY)  ## rates of each stage beside its limit, in one run
 
 bench-dedup: $(READY)  ## the join of up to two million vectors against an exact scan
 	$(PY) -m tests.bench.join
+
+bench-placeholders: $(READY)  ## a set of which half is one placeholder: time, memory, exponent
+	$(PY) -m tests.bench.placeholders
 
 clean:  ## remove the environment and caches, never a run
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .hypothesis .coverage

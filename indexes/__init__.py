@@ -8,13 +8,21 @@ pairs = indexes.self_join(vectors, ids, threshold=0.6)
 from indexes.cells import Cells, build_cells, cell_join
 from indexes.checks import unit
 from indexes.components import (
+    Clique,
     Cover,
     diameter,
     greedy_cover,
     weakest_links,
 )
-from indexes.errors import DimensionMismatch, IndexCorrupt, NonFiniteVectors, VectorError
+from indexes.errors import (
+    DimensionMismatch,
+    IndexCorrupt,
+    NonFiniteVectors,
+    TooManyPairs,
+    VectorError,
+)
 from indexes.exact import knn, range_pairs
+from indexes.hubs import Hubs, hub_leaders, hub_radius, make_hubs, nearest_leader
 from indexes.ivf import build, default_factory
 from indexes.join import Pairs, exact_classes, hamming_join, self_join, stars
 from indexes.labels import ComponentLabels, connected_components
@@ -25,14 +33,17 @@ from indexes.store import load, save
 
 __all__ = [
     "Cells",
+    "Clique",
     "ComponentLabels",
     "Cover",
     "DimensionMismatch",
+    "Hubs",
     "IndexCorrupt",
     "NearestIndex",
     "NonFiniteVectors",
     "Pairs",
     "Recall",
+    "TooManyPairs",
     "VectorError",
     "build",
     "build_cells",
@@ -46,9 +57,13 @@ __all__ = [
     "greedy_cover",
     "hamming",
     "hamming_join",
+    "hub_leaders",
+    "hub_radius",
     "knn",
     "load",
+    "make_hubs",
     "measured_recall",
+    "nearest_leader",
     "range_pairs",
     "recall_of",
     "sampled_pairs",

@@ -12,6 +12,7 @@ sketches, about n^1.5, where all pairs are n^2 / 2. Vectors may be a memory map 
 sketch a vector, no more than a cell and its visitors are in memory.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
 
@@ -21,7 +22,7 @@ import numpy.typing as npt
 
 from indexes.checks import checked_ids, unit
 from indexes.errors import VectorError
-from indexes.join import Pairs, sorted_pairs
+from indexes.join import Pairs, require_few, sorted_pairs
 from indexes.metrics import (
     AnyVectors,
     Ids,
@@ -44,6 +45,7 @@ _LEAST_SAMPLE = 10_000
 _ITERATIONS = 10
 _VECTORS_AT_ONCE = 1 << 14
 _VISITORS_AT_ONCE = 1 << 12
+_STORED_AT_ONCE = 1 << 13
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,22 +126,31 @@ def build_cells(
 
 
 def cell_join(
-    vectors: AnyVectors, ids: Ids, cells: Cells, threshold: float, *, owned: range | None = None
+    vectors: AnyVectors,
+    ids: Ids,
+    cells: Cells,
+    threshold: float,
+    *,
+    owned: range | None = None,
+    max_pairs: int | None = None,
 ) -> Pairs:
     """Pairs with cosine >= threshold that are found in the cells of `owned`, by default all.
 
     For any division of the cells each pair comes out once: one found in two cells belongs to the
-    lower of them.
+    lower of them. Raises TooManyPairs where more than `max_pairs` are found.
     """
     ids = checked_ids(ids, len(vectors))
     owned = range(len(cells)) if owned is None else owned
     stored, visitors = cells.stored(owned), cells.visitors(owned)
     radius = threshold - cosine_error(vectors.shape[1])
     found: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    total = 0
     for cell in owned:
-        guest, host = _candidates(cells.sketches, visitors.of(cell), stored.of(cell), radius)
-        mine = _belongs(cell, guest, host, ids, cells)
-        found.append(_near_pairs(vectors, ids, guest[mine], host[mine], threshold))
+        for guest, host in _candidates(cells.sketches, visitors.of(cell), stored.of(cell), radius):
+            mine = _belongs(cell, guest, host, ids, cells)
+            found.append(_near_pairs(vectors, ids, guest[mine], host[mine], threshold))
+            total += len(found[-1][0])
+            require_few(total, max_pairs, found[-1][0])
     id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
     return sorted_pairs(id_a, id_b, scores)
 
@@ -154,17 +165,17 @@ def _near_pairs(vectors: AnyVectors, ids: Ids, guest: Rows, host: Rows, threshol
 
 def _candidates(
     sketches: Vectors, visiting: Rows, stored: Rows, radius: float
-) -> tuple[Rows, Rows]:
-    """Visitors and stored rows whose sketches allow an inner product of `radius`."""
-    kept = sketches[stored]
-    guests, hosts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for start in range(0, len(visiting), _VISITORS_AT_ONCE):
-        some = visiting[start : start + _VISITORS_AT_ONCE]
-        bounds = sketches[some] @ kept.T
-        guest, host = np.divmod(np.flatnonzero(bounds >= radius), max(len(stored), 1))
-        guests.append(some[guest])
-        hosts.append(stored[host])
-    return np.concatenate(guests), np.concatenate(hosts)
+) -> Iterator[tuple[Rows, Rows]]:
+    """Visitors and stored rows whose sketches allow an inner product of `radius`, in blocks."""
+    for first in range(0, len(stored), _STORED_AT_ONCE):
+        hosts = stored[first : first + _STORED_AT_ONCE]
+        kept = sketches[hosts]
+        for start in range(0, len(visiting), _VISITORS_AT_ONCE):
+            some = visiting[start : start + _VISITORS_AT_ONCE]
+            bounds = sketches[some] @ kept.T
+            guest, host = np.divmod(np.flatnonzero(bounds >= radius), len(hosts))
+            if len(guest):
+                yield some[guest], hosts[host]
 
 
 def _belongs(cell: int, guest: Rows, host: Rows, ids: Ids, cells: Cells) -> npt.NDArray[np.bool_]:

@@ -11,6 +11,7 @@ that is, the kept one stands for it at or above the threshold. Ties are broken b
 depends on the order of rows or edges.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,9 @@ from scipy import sparse
 from indexes.checks import checked_ids, rows_of
 from indexes.errors import VectorError
 from indexes.graph import build_graph
+from indexes.hubs import similarity_bound
 from indexes.join import Pairs
-from indexes.metrics import DECIMALS, Ids, Rows, Scores
+from indexes.metrics import DECIMALS, Ids, Metric, Rows, Scores
 
 Mask = npt.NDArray[np.bool_]
 
@@ -39,8 +41,21 @@ class Cover:
     similarity: Scores
 
 
+@dataclass(frozen=True, eq=False)
+class Clique:
+    """Ids that are all near each other, and how near each is to their leader, who is one."""
+
+    members: Ids
+    similarity: Scores
+    metric: Metric = "cosine"
+
+
 def greedy_cover(
-    ids: Ids, rank: npt.NDArray[np.number], pairs: Pairs, class_of: Ids | None = None
+    ids: Ids,
+    rank: npt.NDArray[np.number],
+    pairs: Pairs,
+    class_of: Ids | None = None,
+    cliques: Sequence[Clique] = (),
 ) -> Cover:
     """Keep by rank (n,), lower first, ties by the smallest id, so that the kept ids cover the rest.
 
@@ -49,6 +64,10 @@ def greedy_cover(
     `class_of` (n,) labels classes of exact copies (`exact_classes`). A class is then one node: an
     edge of any member is an edge of all, at most its best-ranked member is kept, and a copy whose
     class is dropped has the representative and the similarity that its centre has.
+
+    `cliques` are sets of ids that are all near each other without having all their pairs: at most
+    one of each is kept. A member that has no nearer kept neighbour goes to that one, with the
+    similarity that their leader vouches for.
     """
     ids = checked_ids(ids, len(ids))
     if len(rank) != len(ids):
@@ -58,7 +77,16 @@ def greedy_cover(
     source = np.concatenate([graph.a, graph.b])
     target = np.concatenate([graph.b, graph.a])
     similarity = np.concatenate([graph.similarity] * 2)
-    kept = _greedy_independent_set(source, target, np.lexsort((ids[best], rank[best])))
+    members = [_distinct(graph.node_of[rows_of(c.members, ids)], c.similarity) for c in cliques]
+    walk = np.lexsort((ids[best], rank[best]))
+    kept = _greedy_independent_set(source, target, walk, [nodes for nodes, _ in members])
+    for clique, (nodes, near) in zip(cliques, members, strict=True):
+        for keeper in np.flatnonzero(kept[nodes]):  # at most one
+            others = np.delete(np.arange(len(nodes)), keeper)
+            source = np.append(source, nodes[others])
+            target = np.append(target, np.full(len(others), nodes[keeper]))
+            bound = similarity_bound(near[others], near[[keeper]], clique.metric)
+            similarity = np.append(similarity, bound)
     standing_for, nearness = np.arange(len(best)), np.ones(len(best))
     useful = ~kept[source] & kept[target]
     source, target, similarity = source[useful], target[useful], similarity[useful]
@@ -112,13 +140,31 @@ def _farthest(graph: Any, start: int) -> tuple[int, int]:
     return depth, int(order[-1])
 
 
-def _greedy_independent_set(source: Rows, target: Rows, walk: Rows) -> Mask:
+def _distinct(nodes: Rows, similarity: Scores) -> tuple[Rows, Scores]:
+    """Each node once, with its largest similarity."""
+    order = np.lexsort((-similarity, nodes))
+    distinct, first = np.unique(nodes[order], return_index=True)
+    return distinct, similarity[order][first]
+
+
+def _greedy_independent_set(
+    source: Rows, target: Rows, walk: Rows, cliques: Sequence[Rows] = ()
+) -> Mask:
     """Which nodes are kept when they are visited in the order `walk`; linear in nodes and edges."""
     kept = np.ones(len(walk), bool)
     neighbours = target[np.argsort(source, kind="stable")]
     ends = np.cumsum(np.bincount(source, minlength=len(walk)))
     starts = np.concatenate([[0], ends[:-1]])
-    for node in walk[(ends > starts)[walk]]:
+    joined = ends > starts
+    nodes = np.concatenate([np.zeros(0, np.int64), *cliques])
+    number = np.repeat(np.arange(len(cliques)), [len(clique) for clique in cliques])
+    order = np.argsort(nodes, kind="stable")
+    nodes, number = nodes[order], number[order]
+    joined[nodes] = True
+    for node in walk[joined[walk]]:
         if kept[node]:
             kept[neighbours[starts[node] : ends[node]]] = False
+            for clique in number[slice(*np.searchsorted(nodes, [node, node + 1]))]:
+                kept[cliques[clique]] = False
+            kept[node] = True
     return kept

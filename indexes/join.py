@@ -17,7 +17,7 @@ import numpy as np
 
 from indexes.binary import BITS
 from indexes.checks import checked, checked_ids, rows_of
-from indexes.errors import VectorError
+from indexes.errors import TooManyPairs, VectorError
 from indexes.exact import block_pairs
 from indexes.metrics import (
     AnyVectors,
@@ -61,6 +61,7 @@ def self_join(
     *,
     rows: slice | None = None,
     index: NearestIndex | None = None,
+    max_pairs: int | None = None,
 ) -> Pairs:
     """Pairs with cosine >= threshold whose smaller id is in `rows`, by default all.
 
@@ -71,7 +72,7 @@ def self_join(
     vectors = checked(vectors, "cosine")
     ids = checked_ids(ids, len(vectors))
     if index is None:
-        return _exact_join(vectors, ids, threshold, rows, "cosine")
+        return _exact_join(vectors, ids, threshold, rows, "cosine", max_pairs)
     if index.metric != "cosine" or not np.array_equal(index.ids, np.sort(ids)):
         raise VectorError(
             "the index holds other ids or another metric; build it over these vectors"
@@ -86,13 +87,21 @@ def self_join(
     return sorted_pairs(ids[rows_a[near]], ids[rows_b[near]], scores[near])
 
 
-def hamming_join(codes: Codes, ids: Ids, max_distance: int, *, rows: slice | None = None) -> Pairs:
+def hamming_join(
+    codes: Codes,
+    ids: Ids,
+    max_distance: int,
+    *,
+    rows: slice | None = None,
+    max_pairs: int | None = None,
+) -> Pairs:
     """Pairs of codes, uint8 (n, 32), that differ in at most `max_distance` bits.
 
-    Similarity is 1 - distance / 256; ownership by `rows` is as in `self_join`.
+    Similarity is 1 - distance / 256; ownership by `rows` and `max_pairs` are as in `self_join`.
     """
     codes = checked(codes, "hamming")
-    pairs = _exact_join(codes, checked_ids(ids, len(codes)), max_distance, rows, "hamming")
+    ids = checked_ids(ids, len(codes))
+    pairs = _exact_join(codes, ids, max_distance, rows, "hamming", max_pairs)
     return Pairs(pairs.id_a, pairs.id_b, 1 - pairs.similarity / BITS)
 
 
@@ -119,31 +128,54 @@ def stars(keys: Sequence[Hashable] | Rows, ids: Ids) -> Pairs:
 
 
 def _exact_join(
-    vectors: AnyVectors, ids: Ids, threshold: float, rows: slice | None, metric: Metric
+    vectors: AnyVectors,
+    ids: Ids,
+    threshold: float,
+    rows: slice | None,
+    metric: Metric,
+    most: int | None,
 ) -> Pairs:
     """Blocks of ascending ids, each against the owned rows of smaller ids than its last."""
     ascending = np.argsort(ids)
     owned = np.arange(len(ids))[rows or slice(None)]
     owned = owned[np.argsort(ids[owned])]
-    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    found, total = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))], 0
     for start in range(0, len(ids), _VECTORS_AT_ONCE):
         block = ascending[start : start + _VECTORS_AT_ONCE]
         asking = owned[ids[owned] < ids[block[-1]]]
-        found.append(_later_pairs(vectors, ids, asking, block, threshold, metric))
+        for first in range(0, len(asking), _VECTORS_AT_ONCE):
+            some = asking[first : first + _VECTORS_AT_ONCE]
+            found.append(_later_pairs(vectors, ids, some, block, threshold, metric, most))
+            total += len(found[-1][0])
+            require_few(total, most, found[-1][0])
     id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
     return sorted_pairs(id_a, id_b, scores)
 
 
 def _later_pairs(
-    vectors: AnyVectors, ids: Ids, asking: Rows, block: Rows, threshold: float, metric: Metric
+    vectors: AnyVectors,
+    ids: Ids,
+    asking: Rows,
+    block: Rows,
+    threshold: float,
+    metric: Metric,
+    most: int | None,
 ) -> tuple[Ids, Ids, Scores]:
-    stored = vectors[block]
-    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    for start in range(0, len(asking), _VECTORS_AT_ONCE):
-        some = asking[start : start + _VECTORS_AT_ONCE]
-        query_rows, rows, scores = block_pairs(vectors[some], stored, threshold, metric)
-        id_a, id_b = ids[some[query_rows]], ids[block[rows]]
-        later = id_b > id_a
-        found.append((id_a[later], id_b[later], scores[later]))
-    id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
-    return id_a, id_b, scores
+    """Each pair comes up twice where a row is asked for and in the block."""
+    twice = None if most is None else 2 * most + len(asking)
+    try:
+        rows, places, scores = block_pairs(
+            vectors[asking], vectors[block], threshold, metric, twice
+        )
+    except TooManyPairs as error:
+        raise TooManyPairs(most or 0, int(ids[asking[error.centre]])) from error
+    id_a, id_b = ids[asking[rows]], ids[block[places]]
+    later = id_b > id_a
+    return id_a[later], id_b[later], scores[later]
+
+
+def require_few(total: int, most: int | None, latest: Ids) -> None:
+    """Raise TooManyPairs for a `total` above `most`, with the id most frequent in `latest`."""
+    if most is not None and total > most:
+        values, counts = np.unique(latest, return_counts=True)
+        raise TooManyPairs(most, int(values[counts.argmax()]))

@@ -124,6 +124,9 @@ class Pairs(Section):
 
     Up to `exact_up_to` pictures all are compared with all; above, each vector visits the `probes`
     nearest of `cells` (sqrt(n) by default). `recall_sample` pictures tell what that misses.
+    Where more than `hub_size` pictures are near-duplicates of one and of each other, only the pairs
+    with that one are listed (0: all pairs always; so it is with `max_pixel_l2`, too). A part of the
+    join that finds more than `max_pairs` ends with an error.
     `calibration` is the file of `calibrate dedup`: its thresholds take the place of those here, for
     PDQ and for each encoder that `min_similarity` names.
     """
@@ -138,6 +141,8 @@ class Pairs(Section):
     cells: Count | None = None
     probes: Count = 16
     recall_sample: int = Field(500, ge=0)
+    hub_size: int = Field(1000, ge=0)
+    max_pairs: Count = 50_000_000
 
 
 class Groups(Section):

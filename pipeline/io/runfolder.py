@@ -271,6 +271,25 @@ def pair_part(encoder: str, name: str) -> str:
     return f"pairs/{encoder}/part-{name}.parquet"
 
 
+HUBS_PART = "hubs"
+"""The name of the part of an encoder's pairs that holds the stars of its hubs."""
+
+
+def hubs_file(encoder: str) -> str:
+    """Who belongs to which hub of an encoder: in the join only its leader takes part."""
+    return f"hubs/{encoder}.parquet"
+
+
+def read_hub_members(run: Path, encoder: str) -> npt.NDArray[np.int64]:
+    """The members of an encoder's hubs, leaders left out, ascending."""
+    path = run / hubs_file(encoder)
+    if not path.is_file():
+        return np.zeros(0, np.int64)
+    table = read_table(path, schemas.HUBS)
+    members = table.filter(pc.not_equal(table["leader_id"], table["image_id"]))["image_id"]
+    return np.sort(members.to_numpy())
+
+
 def recall_file(encoder: str) -> str:
     """What share of an encoder's true pairs the run found."""
     return f"recall/{encoder}.json"

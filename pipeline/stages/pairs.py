@@ -1,9 +1,9 @@
 """pairs: vectors in, every pair of near-duplicates out, each with its reason.
 
 A cascade. Exact copies (equal bytes, then equal pixels) collapse first, as a star around the
-smallest id: a million copies of a placeholder are a million rows, not their square. The centres
-are then joined by PDQ and by each descriptor that has a threshold: all with all, or in cells where
-they are many.
+smallest id: a million copies of a placeholder are a million rows, not their square. So do a
+million near-duplicates of one picture (the stage `hubs`). The centres are then joined by PDQ and by
+each descriptor that has a threshold: all with all, or in cells where they are many.
 """
 
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from pipeline.io.runfolder import (
     DIGESTS,
     REKEYED,
     exact_keys,
+    hubs_file,
     image_part,
     list_embedding_parts,
     list_image_parts,
@@ -32,6 +33,7 @@ from pipeline.io.runfolder import (
     part_name,
     read_centres,
     read_embeddings,
+    read_hub_members,
     read_images,
 )
 from pipeline.io.tables import table_from_columns, write_table
@@ -73,7 +75,7 @@ def run(part: Part, context: Context) -> Outcome:
         return Outcome((output,), rows, rows)
     first, end = part.params["block"]
     join = open_join(context, name, part.params["threshold"])
-    found, rows = _join(join, first, end)
+    found, rows = _join(join, first, end, context.config.pairs.max_pairs)
     if context.config.pairs.max_pixel_l2 is not None:
         found = agreeing(found, context, context.config.pairs.max_pixel_l2)
     reason = "pdq" if join.metric == "hamming" else "descriptor"
@@ -113,7 +115,8 @@ def join_inputs(context: Context, name: str) -> tuple[str, ...]:
     names += [] if cells else [name]
     files = [file for n in names for file in list_embedding_parts(context.run, n)]
     embeddings = tuple(path for file in files for path in (file.vectors, file.metadata))
-    return (*_manifest(context), *cells, *embeddings)
+    hubs = [hubs_file(name)] if context.path(hubs_file(name)).is_file() else []
+    return (*_manifest(context), *cells, *embeddings, *hubs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +137,7 @@ def open_join(context: Context, name: str, threshold: float) -> Join:
     stored = open_cells(context.run, name)
     if stored is not None:
         return Join(stored.ids, stored.vectors, metric, threshold, stored.cells)
-    centres = read_centres(context.run)
+    centres = np.setdiff1d(read_centres(context.run), read_hub_members(context.run, name))
     quality = config.pdq_min_quality if metric == "hamming" else None
     ids, vectors = read_embeddings(
         context.run, name, normalise=metric == "cosine", min_quality=quality
@@ -148,24 +151,27 @@ def _featureless(context: Context, name: str, join: Join) -> int:
     if join.metric != "hamming":
         return 0
     every, _ = read_embeddings(context.run, name, normalise=False)
-    return int(np.isin(every, read_centres(context.run)).sum()) - len(join.ids)
+    compared = len(join.ids) + len(read_hub_members(context.run, name))
+    return int(np.isin(every, read_centres(context.run)).sum()) - compared
 
 
-def _join(join: Join, first: int, end: int) -> tuple[Pairs, int]:
+def _join(join: Join, first: int, end: int, most: int) -> tuple[Pairs, int]:
     """The pairs that rows, or cells, first to end - 1 own, and how many pictures these are."""
+    ids, vectors = join.ids, join.vectors
     if join.cells is not None:
         owned = range(first, end)
         rows = int(np.isin(join.cells.probes[:, 0], owned).sum())
-        return (
-            indexes.cell_join(join.vectors, join.ids, join.cells, join.threshold, owned=owned),
-            rows,
+        pairs = indexes.cell_join(
+            vectors, ids, join.cells, join.threshold, owned=owned, max_pairs=most
         )
+        return pairs, rows
     block = slice(first, end)
     if join.metric == "hamming":
-        pairs = indexes.hamming_join(join.vectors, join.ids, int(join.threshold), rows=block)
+        bits = int(join.threshold)
+        pairs = indexes.hamming_join(vectors, ids, bits, rows=block, max_pairs=most)
     else:
-        pairs = indexes.self_join(join.vectors, join.ids, join.threshold, rows=block)
-    return pairs, len(join.ids[block])
+        pairs = indexes.self_join(vectors, ids, join.threshold, rows=block, max_pairs=most)
+    return pairs, len(ids[block])
 
 
 def _blocks(rows: int, size: int) -> list[tuple[int, int]]:

@@ -6,14 +6,17 @@ about `groups.rows_per_part` pictures and pairs (or the largest component, where
 Inside a component pictures are kept greedily by quality, so that no two kept ones are
 near-duplicates and every dropped one has a kept one at or above the threshold: components alone
 would chain, and drop pictures that resemble no survivor. A component with several kept pictures is
-such a chain; representative_id splits it. Also how long chains are, where they are weakest, and
-which group is a placeholder ("no image").
+such a chain; representative_id splits it. Of a hub (see indexes.hubs) one picture is kept, if
+possible its leader, whose pairs with others are known. Also how long chains are, where they are
+weakest, and which group is a placeholder ("no image").
 
 Pictures that an evaluation set holds too are dropped first and represent nothing, themselves
 included: what resembles only them, and no evaluation picture, may be kept.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,18 +25,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import indexes
-from indexes import Pairs
+from indexes import Clique, Pairs
+from pipeline.encoders import metric_of
 from pipeline.io import schemas
 from pipeline.io.runfolder import (
     DIGESTS,
     REKEYED,
     exact_keys,
+    hubs_file,
     image_part,
     list_image_parts,
     list_pairs,
     read_images,
 )
-from pipeline.io.tables import table_from_columns, write_table
+from pipeline.io.tables import read_table, table_from_columns, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.against import CONTAMINATED, list_contamination, read_contamination
 from pipeline.stages.components import (
@@ -79,6 +84,8 @@ def plan(context: Context) -> list[Part]:
     manifest = [image_part(name) for name in list_image_parts(context.run)]
     inputs = (*manifest, REKEYED, IDS, LABELS, SIZES)
     inputs += (*list_pairs(context.run), *list_contamination(context))
+    hubs = map(hubs_file, context.config.embed.encoders)
+    inputs += tuple(name for name in hubs if context.path(name).is_file())
     return [
         Part(f"{number:05d}", inputs, {"labels": list(labels)})
         for number, labels in enumerate(read_cuts(context.run))
@@ -91,7 +98,9 @@ def run(part: Part, context: Context) -> Outcome:
     members, labels = _members(part, context)
     pairs, reasons = _pairs(part, context)
     bad = read_contamination(context, members)["image_id"].to_numpy()
-    chosen = choose(members, pairs, reasons, quality_rank(members, config.quality), bad)
+    hubs = _hubs(members["image_id"].to_numpy(), context)
+    rank = _leaders_first(quality_rank(members, config.quality), members, hubs)
+    chosen = choose(members, pairs, reasons, rank, bad, hubs)
     facts = group_facts(members, labels, chosen, pairs, config.placeholder_size)
     outputs = survivors_part(part.name), facts_part(part.name)
     for output, table in zip(outputs, (chosen, facts), strict=True):
@@ -105,12 +114,13 @@ def choose(
     pair_reasons: pa.Array,
     rank: npt.NDArray[np.int64],
     contaminated: Ids,
+    hubs: Sequence[Clique] = (),
 ) -> pa.Table:
     """The rows of SURVIVORS: members (rows of the manifest, ids ascending), in their order.
 
     `pairs` are those among the members, each once, with their reasons; `rank` (n,) is 0 for the
     best. `contaminated` ids, whole classes of exact copies, are dropped before any is chosen; each
-    is listed as its own representative.
+    is listed as its own representative. `hubs` are sets of members that are all near each other.
     """
     ids = members["image_id"].to_numpy()
     classes = indexes.exact_classes(exact_keys(members), ids)
@@ -118,7 +128,8 @@ def choose(
     joined = np.isin(pairs.id_a, ids[clean]) & np.isin(pairs.id_b, ids[clean])
     among = Pairs(pairs.id_a[joined], pairs.id_b[joined], pairs.similarity[joined])
     kept, representative, similarity = np.zeros(len(ids), bool), ids.copy(), np.ones(len(ids))
-    cover = indexes.greedy_cover(ids[clean], rank[clean], among, class_of=classes[clean])
+    cliques = [_less(hub, ids[clean]) for hub in hubs]
+    cover = indexes.greedy_cover(ids[clean], rank[clean], among, classes[clean], cliques)
     kept[clean], representative[clean] = cover.kept, cover.representative
     similarity[clean] = cover.similarity
     stands = np.searchsorted(ids, representative)
@@ -204,6 +215,42 @@ def _pairs(part: Part, context: Context) -> tuple[Pairs, pa.Array]:
         labels = components.labels[components.rows_of(table["id_a"].to_numpy())]
         tables.append(table.filter(pa.array((labels >= first) & (labels <= last))))
     return strongest(pa.concat_tables(tables))
+
+
+def _hubs(ids: Ids, context: Context) -> list[Clique]:
+    """The hubs of all encoders, with those of their members that are among `ids`."""
+    hubs: list[Clique] = []
+    for name, spec in context.config.embed.encoders.items():
+        path = context.path(hubs_file(name))
+        if path.is_file():
+            table = read_table(path, schemas.HUBS).sort_by("leader_id")
+            metric = metric_of(spec)
+            leaders, member = table["leader_id"].to_numpy(), table["image_id"].to_numpy()
+            ends = np.append(np.unique(leaders, return_index=True)[1], len(leaders))
+            for first, end in pairwise(ends.tolist()):
+                if np.isin(leaders[first], ids):  # a hub is inside one component
+                    similarity = table["similarity"].to_numpy()[first:end]
+                    hubs.append(Clique(member[first:end], similarity, metric))
+    return hubs
+
+
+def _less(clique: Clique, ids: Ids) -> Clique:
+    inside = np.isin(clique.members, ids)
+    return Clique(clique.members[inside], clique.similarity[inside], clique.metric)
+
+
+def _leaders_first(rank: Ids, members: pa.Table, hubs: Sequence[Clique]) -> Ids:
+    """The rank with leaders of hubs, and their exact copies, before all others.
+
+    Of a hub only the leader's pairs with pictures outside are known.
+    """
+    if not hubs:
+        return rank
+    ids = members["image_id"].to_numpy()
+    leaders = [hub.members[int(hub.similarity.argmax())] for hub in hubs]
+    classes = indexes.exact_classes(exact_keys(members), ids)
+    leading = np.isin(classes, classes[np.isin(ids, leaders)])
+    return np.where(leading, rank - len(rank), rank)
 
 
 def _same(column: pa.ChunkedArray, stands: Ids) -> Mask:
