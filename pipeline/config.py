@@ -17,6 +17,9 @@ COPY = "copy"
 """The name that a fitted lite0-copy goes by."""
 GIVEN = "given"
 """The name and kind of an encoder that is not ours: its vectors were given."""
+QUALITIES = ("resolution", "bytes", "first")
+COLUMN = "column:"
+"""What stands before the name of a quality that is a column of the user's."""
 # PyYAML lets the errors of its constructors through: a 13th month, !!timestamp of a word, depth
 _NOT_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
 
@@ -148,6 +151,10 @@ class Pairs(Section):
 class Groups(Section):
     """How the kept picture of a group is chosen, and what counts as a placeholder.
 
+    `quality` is resolution, bytes, first (in the order of shards), or `column:NAME`: a column of
+    numbers in the shards' Parquet or json, or in the table beside given vectors. The largest value
+    is best, with `ascending` the smallest; a picture without one is worst.
+
     "No image" pictures come in thousands, each with another caption: a group of at least
     `placeholder_size` whose captions differ in half of its rows.
 
@@ -155,10 +162,25 @@ class Groups(Section):
     components' pointers (4 bytes a picture) lie on disk where they are more than `max_memory_gb`.
     """
 
-    quality: Literal["resolution", "bytes", "first"] = "resolution"
+    quality: str = "resolution"
+    ascending: bool = False
     placeholder_size: Count = 1000
     rows_per_part: Count = 2_000_000
     max_memory_gb: float = Field(4.0, ge=0)
+
+    @field_validator("quality")
+    @classmethod
+    def _known_quality(cls, value: str) -> str:
+        if value not in QUALITIES and not value.removeprefix(COLUMN):
+            raise ValueError(f"{COLUMN}NAME needs a name")
+        if value not in QUALITIES and not value.startswith(COLUMN):
+            raise ValueError(f"one of {', '.join(QUALITIES)}, or {COLUMN}{value}")
+        return value
+
+    @property
+    def column(self) -> str | None:
+        """The column that tells the quality."""
+        return self.quality.removeprefix(COLUMN) if self.quality.startswith(COLUMN) else None
 
 
 class Export(Section):

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.config import RunConfig
 from pipeline.errors import UsageError
 from pipeline.io.runjson import write_run
-from pipeline.registry import BY_NAME, EMBEDDED, IN_ORDER, fitting
+from pipeline.registry import BY_NAME, EMBEDDED, IN_ORDER, PREPARING, fitting
 from pipeline.runner.engine import Options, Summary, run_stages
 from pipeline.runner.part import Context, Stage
 from pipeline.runner.progress import ConsoleProgress, Progress
@@ -28,7 +28,7 @@ class Job:
 def choose_stages(
     names: Sequence[str], *, first: str | None = None, last: str | None = None
 ) -> tuple[Stage, ...]:
-    """The named stages in the order of the data, from `first` to `last`.
+    """The named stages, and what prepares them, in the order of the data, from `first` to `last`.
 
     Raises UsageError for a name that is none of ours.
     """
@@ -39,7 +39,8 @@ def choose_stages(
     start = order.index(first) if first else 0
     end = order.index(last) if last else len(order) - 1
     allowed = set(order[start : end + 1])
-    return tuple(s for s in IN_ORDER if s.name in allowed and (not names or s.name in names))
+    wanted = {*names, *(before for name in names for before in PREPARING.get(name, ()))}
+    return tuple(s for s in IN_ORDER if s.name in allowed and (not names or s.name in wanted))
 
 
 def run_job(job: Job, progress: Progress | None = None) -> Summary:

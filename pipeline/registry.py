@@ -24,6 +24,7 @@ from pipeline.stages import (
     model,
     pairs,
     prompts,
+    quality,
     recall,
     redraw,
     report,
@@ -50,11 +51,17 @@ DEDUP: tuple[Stage, ...] = (
     pairs.STAGE,
     recall.STAGE,
     against.STAGE,
+    quality.STAGE,
     components.STAGE,
     survivors.STAGE,
     groups.STAGE,
     export.STAGE,
 )
+PREPARING: dict[str, tuple[str, ...]] = {
+    "pairs": ("hubs",),
+    "groups": ("quality", "components", "survivors"),
+}
+"""What a stage reads that is nobody's aim: configurations name the stage alone."""
 EMBEDDED: tuple[Stage, ...] = (fetch.STAGE, scan.STAGE, ingest.STAGE, ids.STAGE, embed.STAGE)
 """What an evaluation set goes through before it can be compared."""
 AUDIT: tuple[Stage, ...] = (

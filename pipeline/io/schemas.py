@@ -59,6 +59,8 @@ REJECTED = _schema(("image_id", _I64), ("key", _STR), ("reason", _STR), ("detail
 
 PAIRS = _schema(("id_a", _I64), ("id_b", _I64), ("similarity", _F64), ("reason", _STR))
 
+QUALITY = _schema(("image_id", _I64), ("value", _F64, _OPTIONAL))
+
 HUBS = _schema(("leader_id", _I64), ("image_id", _I64), ("similarity", _F64))
 
 DUPLICATES = _schema(

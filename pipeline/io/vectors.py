@@ -140,6 +140,12 @@ def read_rows_of(file: VectorFile) -> dict[str, list[Any]]:
     return {name: values or [None] * table.num_rows for name, values in columns.items()}
 
 
+def key_column(file: VectorFile) -> str:
+    """The column of the table that `read_rows_of` gives as key."""
+    with pq.ParquetFile(file.metadata) as table:
+        return _first_of(table.schema_arrow.names, _ids(file), file.metadata)
+
+
 def write_vectors(path: Path, vectors: Vectors, rows: Sequence[int]) -> None:
     """Write the chosen rows as npy, atomically and a block at a time; fp16 and fp32 as they are."""
     narrow = vectors.dtype.itemsize < 8  # doubles that were judged sound still fit no float32

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from indexes import ComponentLabels
+from pipeline.errors import MissingInput
 from pipeline.io import schemas
 from pipeline.io.atomic import TEMPORARY_PREFIX, atomic_path, write_bytes
 from pipeline.io.runfolder import (
@@ -56,6 +57,8 @@ def open_components(run: Path) -> Components:
 
 def read_cuts(run: Path) -> list[tuple[int, int]]:
     """Ranges of labels, first and last, that hold about equally many pictures and pairs."""
+    if not (run / CUTS).is_file():
+        raise MissingInput(f"{run}: no {CUTS}; run the stage components first")
     values: list[tuple[int, int]] = json.loads((run / CUTS).read_bytes())
     return values
 

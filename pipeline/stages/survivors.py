@@ -49,7 +49,7 @@ from pipeline.stages.components import (
     pair_batches,
     read_cuts,
 )
-from pipeline.stages.quality import quality_rank
+from pipeline.stages.quality import list_quality, quality_rank, read_quality
 
 _KEPT, _BYTES, _PIXELS, _BAD, _NEAR = range(5)
 _REASONS = ("kept", "bytes", "pixels", CONTAMINATED, "descriptor")
@@ -83,7 +83,7 @@ def plan(context: Context) -> list[Part]:
     """One part a range of components."""
     manifest = [image_part(name) for name in list_image_parts(context.run)]
     inputs = (*manifest, REKEYED, IDS, LABELS, SIZES)
-    inputs += (*list_pairs(context.run), *list_contamination(context))
+    inputs += (*list_pairs(context.run), *list_contamination(context), *list_quality(context))
     hubs = map(hubs_file, context.config.embed.encoders)
     inputs += tuple(name for name in hubs if context.path(name).is_file())
     return [
@@ -99,7 +99,9 @@ def run(part: Part, context: Context) -> Outcome:
     pairs, reasons = _pairs(part, context)
     bad = read_contamination(context, members)["image_id"].to_numpy()
     hubs = _hubs(members["image_id"].to_numpy(), context)
-    rank = _leaders_first(quality_rank(members, config.quality), members, hubs)
+    values = read_quality(members["image_id"].to_numpy(), context)
+    rank = quality_rank(members, config.quality, values, ascending=config.ascending)
+    rank = _leaders_first(rank, members, hubs)
     chosen = choose(members, pairs, reasons, rank, bad, hubs)
     facts = group_facts(members, labels, chosen, pairs, config.placeholder_size)
     outputs = survivors_part(part.name), facts_part(part.name)
