@@ -29,6 +29,7 @@ from indexes.labels import ComponentLabels, connected_components
 from indexes.metrics import cosine, euclidean, hamming
 from indexes.nearest import NearestIndex
 from indexes.recall import Recall, measured_recall, recall_of, sampled_pairs, wilson
+from indexes.splits import split_chains
 from indexes.store import load, save
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "sampled_pairs",
     "save",
     "self_join",
+    "split_chains",
     "stars",
     "unit",
     "weakest_links",

@@ -69,7 +69,7 @@ class ComponentLabels:
         )
         if len(roots):
             half = len(ends) // 2
-            first = _smallest_mates(len(roots), ends[:half], ends[half:])
+            first = smallest_mates(len(roots), ends[:half], ends[half:])
             self._points[roots] = roots[first]  # ascending: the first is the smallest
         self._since += len(id_a)
         if self._since >= len(self._ids):
@@ -122,7 +122,7 @@ def connected_components(ids: Ids, id_a: Ids, id_b: Ids) -> Ids:
     return found
 
 
-def _smallest_mates(n: int, rows_a: Rows, rows_b: Rows) -> Rows:
+def smallest_mates(n: int, rows_a: Rows, rows_b: Rows) -> Rows:
     """For each of n nodes the smallest node of its component."""
     graph = sparse.coo_array((np.ones(len(rows_a), np.int8), (rows_a, rows_b)), shape=(n, n))
     count, component = sparse.csgraph.connected_components(graph, directed=False)

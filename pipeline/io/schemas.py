@@ -74,6 +74,7 @@ DUPLICATES = _schema(
     ("representative_id", _I64),
     ("similarity_to_representative", _F64),
     ("merged_into", _I64, _OPTIONAL),
+    ("subgroup_id", _I64, _OPTIONAL),
 )
 
 SURVIVORS = _schema(
@@ -82,6 +83,7 @@ SURVIVORS = _schema(
     ("reason", _STR),
     ("representative_id", _I64),
     ("similarity_to_representative", _F64),
+    ("subgroup_id", _I64),
 )
 
 EXPORT_ROWS = _schema(
@@ -102,6 +104,7 @@ GROUPS = _schema(
     ("weakest_link", _F64),
     ("diameter", _I32),
     ("placeholder", _BOOL),
+    ("n_subgroups", _I32, _OPTIONAL),
 )
 
 _NEAREST_EVAL = (

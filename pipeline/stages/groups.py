@@ -95,6 +95,7 @@ def _range(
         ),
         "similarity_to_representative": pc.fill_null(chosen["similarity_to_representative"], 1.0),
         "merged_into": pa.nulls(len(ids), pa.int64()),
+        "subgroup_id": pc.coalesce(chosen["subgroup_id"].combine_chunks(), pa.array(ids)),
     }
     return table_from_columns(columns, schemas.DUPLICATES)
 

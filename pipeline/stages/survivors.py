@@ -5,10 +5,10 @@ about `groups.rows_per_part` pictures and pairs (or the largest component, where
 
 Inside a component pictures are kept greedily by quality, so that no two kept ones are
 near-duplicates and every dropped one has a kept one at or above the threshold: components alone
-would chain, and drop pictures that resemble no survivor. A component with several kept pictures is
-such a chain; representative_id splits it. Of a hub (see indexes.hubs) one picture is kept, if
-possible its leader, whose pairs with others are known. Also how long chains are, where they are
-weakest, and which group is a placeholder ("no image").
+would chain, and drop pictures that resemble no survivor. A component in which no picture is near
+all others is such a chain; subgroup_id splits it at its weakest links (indexes.splits). Of a hub
+(indexes.hubs) one picture is kept, if possible its leader, whose pairs with others are known. Also
+how long chains are, where they are weakest, and which group is a placeholder ("no image").
 
 Pictures that an evaluation set holds too are dropped first and represent nothing, themselves
 included: what resembles only them, and no evaluation picture, may be kept.
@@ -149,6 +149,7 @@ def choose(
         "reason": pc.replace_with_mask(reasons, pa.array(code == _NEAR), found),
         "representative_id": representative,
         "similarity_to_representative": similarity,
+        "subgroup_id": indexes.split_chains(ids, pairs, classes),
     }
     return table_from_columns(columns, schemas.SURVIVORS)
 
@@ -164,20 +165,27 @@ def group_facts(
     group, place, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     kept = np.bincount(place, chosen["keep"].to_numpy(zero_copy_only=False)).astype(np.int32)
     captions = pc.dictionary_encode(members["caption"].combine_chunks()).indices.to_numpy()
-    distinct = np.unique(place * len(ids) + captions) // len(ids)
-    captions_of = np.bincount(distinct, minlength=len(group))
+    captions_of = _distinct_by_group(place, captions, len(group))
     weakest = np.zeros(len(group))
     weakest[place] = indexes.weakest_links(ids, pairs)
     columns = {
         "group_id": group,
         "group_size": sizes.astype(np.int32),
         "n_kept": kept,
-        "n_captions": captions_of.astype(np.int32),
+        "n_captions": captions_of,
         "weakest_link": weakest,
         "diameter": _diameters(place[np.searchsorted(ids, pairs.id_a)], pairs, kept),
         "placeholder": (sizes >= placeholder_size) & (2 * captions_of >= sizes),
+        "n_subgroups": _distinct_by_group(place, chosen["subgroup_id"].to_numpy(), len(group)),
     }
     return table_from_columns(columns, schemas.GROUPS)
+
+
+def _distinct_by_group(place: Ids, values: npt.NDArray[Any], groups: int) -> npt.NDArray[np.int32]:
+    """How many different values each group has; `place` (n,) is each row's group."""
+    _, number = np.unique(values, return_inverse=True)
+    seen = np.unique(place * len(values) + number) // max(len(values), 1)
+    return np.bincount(seen, minlength=groups).astype(np.int32)
 
 
 def strongest(pairs: pa.Table) -> tuple[Pairs, pa.Array]:

@@ -138,3 +138,12 @@ def test_ranges_of_ids_are_written_in_order(tmp_path, monkeypatch):
     assert [row["uid"] for row in found] == [f"u{i}" for i in range(13)]
     assert pq.ParquetFile(tmp_path / "duplicates.parquet").num_row_groups == 4
     assert not list(tmp_path.glob(".*tmp*"))
+
+
+def test_a_chain_is_split_into_subgroups_of_one_group(tmp_path):
+    chain = [(0, 1, 0.99), (1, 2, 0.95), (2, 3, 0.91), (3, 4, 0.96), (4, 5, 0.97), (7, 8, 0.9)]
+    found, facts = grouped(tmp_path, 9, chain)
+    assert [row["group_id"] for row in found] == [0, 0, 0, 0, 0, 0, 6, 7, 7]
+    assert [row["subgroup_id"] for row in found] == [0, 0, 0, 3, 3, 3, 6, 7, 7]
+    assert [row["group_size"] for row in found] == [6] * 6 + [1, 2, 2]
+    assert [(row["n_subgroups"], row["diameter"]) for row in facts] == [(2, 5), (1, 1)]
