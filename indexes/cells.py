@@ -133,11 +133,13 @@ def cell_join(
     *,
     owned: range | None = None,
     max_pairs: int | None = None,
+    fresh: npt.NDArray[np.bool_] | None = None,
 ) -> Pairs:
     """Pairs with cosine >= threshold that are found in the cells of `owned`, by default all.
 
     For any division of the cells each pair comes out once: one found in two cells belongs to the
-    lower of them. Raises TooManyPairs where more than `max_pairs` are found.
+    lower of them. With `fresh` (n,) only the pairs that one of these rows is in. Raises
+    TooManyPairs where more than `max_pairs` are found.
     """
     ids = checked_ids(ids, len(vectors))
     owned = range(len(cells)) if owned is None else owned
@@ -146,7 +148,12 @@ def cell_join(
     found: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     total = 0
     for cell in owned:
-        for guest, host in _candidates(cells.sketches, visitors.of(cell), stored.of(cell), radius):
+        proposed = (
+            some
+            for guests, hosts in _new_with_all(visitors.of(cell), stored.of(cell), fresh)
+            for some in _candidates(cells.sketches, guests, hosts, radius)
+        )
+        for guest, host in proposed:
             mine = _belongs(cell, guest, host, ids, cells)
             found.append(_near_pairs(vectors, ids, guest[mine], host[mine], threshold))
             total += len(found[-1][0])
@@ -161,6 +168,16 @@ def _near_pairs(vectors: AnyVectors, ids: Ids, guest: Rows, host: Rows, threshol
     near = near_enough("cosine", scores, threshold)
     id_guest, id_host = ids[guest[near]], ids[host[near]]
     return np.minimum(id_guest, id_host), np.maximum(id_guest, id_host), scores[near]
+
+
+def _new_with_all(
+    visiting: Rows, stored: Rows, fresh: npt.NDArray[np.bool_] | None
+) -> list[tuple[Rows, Rows]]:
+    """Who is compared with whom: all with all, or fresh ones with all."""
+    if fresh is None:
+        return [(visiting, stored)]
+    new = fresh[visiting]
+    return [(visiting[new], stored), (visiting[~new], stored[fresh[stored]])]
 
 
 def _candidates(

@@ -121,12 +121,16 @@ def nearest_leader(
     return found, scores
 
 
-def make_hubs(leader: Ids, member: Ids, similarity: Scores, hub_size: int) -> Hubs:
-    """The hubs of more than `hub_size` members, sorted by leader and member."""
+def make_hubs(
+    leader: Ids, member: Ids, similarity: Scores, hub_size: int, known: Ids | None = None
+) -> Hubs:
+    """The hubs of more than `hub_size` members, and of `known` leaders, by leader and member."""
     order = np.lexsort((member, leader))
     leader, member, similarity = leader[order], member[order], similarity[order]
     _, place, sizes = np.unique(leader, return_inverse=True, return_counts=True)
     large = sizes[place] > hub_size
+    if known is not None:
+        large |= np.isin(leader, known)
     return Hubs(leader[large], member[large], similarity[large])
 
 

@@ -14,6 +14,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from indexes.binary import BITS
 from indexes.checks import checked, checked_ids, rows_of
@@ -34,6 +35,8 @@ from indexes.nearest import NearestIndex
 from indexes.radius import within
 
 _VECTORS_AT_ONCE = 1 << 15
+
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,17 +65,22 @@ def self_join(
     rows: slice | None = None,
     index: NearestIndex | None = None,
     max_pairs: int | None = None,
+    fresh: Mask | None = None,
 ) -> Pairs:
     """Pairs with cosine >= threshold whose smaller id is in `rows`, by default all.
 
     vectors (n, d) of unit norm and ids (n,) are the whole set, `rows` the part of it. Without an
     index all pairs are compared and none is missed; with one, built over the same set, only
     what its search proposes (`measured_recall` says what that misses).
+
+    With `fresh` (n,) only the pairs that one of these rows is in: then `rows` counts fresh rows in
+    their order, and a pair with an old row belongs to its fresh one. Raises TooManyPairs where more
+    than `max_pairs` are found. Both without an index.
     """
     vectors = checked(vectors, "cosine")
     ids = checked_ids(ids, len(vectors))
     if index is None:
-        return _exact_join(vectors, ids, threshold, rows, "cosine", max_pairs)
+        return _exact_join(vectors, ids, threshold, rows, "cosine", max_pairs, fresh)
     if index.metric != "cosine" or not np.array_equal(index.ids, np.sort(ids)):
         raise VectorError(
             "the index holds other ids or another metric; build it over these vectors"
@@ -94,14 +102,15 @@ def hamming_join(
     *,
     rows: slice | None = None,
     max_pairs: int | None = None,
+    fresh: Mask | None = None,
 ) -> Pairs:
     """Pairs of codes, uint8 (n, 32), that differ in at most `max_distance` bits.
 
-    Similarity is 1 - distance / 256; ownership by `rows` and `max_pairs` are as in `self_join`.
+    Similarity is 1 - distance / 256; `rows`, `max_pairs` and `fresh` are as in `self_join`.
     """
     codes = checked(codes, "hamming")
     ids = checked_ids(ids, len(codes))
-    pairs = _exact_join(codes, ids, max_distance, rows, "hamming", max_pairs)
+    pairs = _exact_join(codes, ids, max_distance, rows, "hamming", max_pairs, fresh)
     return Pairs(pairs.id_a, pairs.id_b, 1 - pairs.similarity / BITS)
 
 
@@ -134,18 +143,20 @@ def _exact_join(
     rows: slice | None,
     metric: Metric,
     most: int | None,
+    fresh: Mask | None,
 ) -> Pairs:
-    """Blocks of ascending ids, each against the owned rows of smaller ids than its last."""
+    """Blocks of ascending ids, each against the owned rows that may own a pair with it."""
     ascending = np.argsort(ids)
-    owned = np.arange(len(ids))[rows or slice(None)]
+    old = np.zeros(len(ids), bool) if fresh is None else ~fresh
+    owned = np.flatnonzero(~old)[rows or slice(None)]
     owned = owned[np.argsort(ids[owned])]
     found, total = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))], 0
     for start in range(0, len(ids), _VECTORS_AT_ONCE):
         block = ascending[start : start + _VECTORS_AT_ONCE]
-        asking = owned[ids[owned] < ids[block[-1]]]
+        asking = owned[(ids[owned] < ids[block[-1]]) | old[block].any()]
         for first in range(0, len(asking), _VECTORS_AT_ONCE):
             some = asking[first : first + _VECTORS_AT_ONCE]
-            found.append(_later_pairs(vectors, ids, some, block, threshold, metric, most))
+            found.append(_later_pairs(vectors, ids, some, block, threshold, metric, most, old))
             total += len(found[-1][0])
             require_few(total, most, found[-1][0])
     id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -160,6 +171,7 @@ def _later_pairs(
     threshold: float,
     metric: Metric,
     most: int | None,
+    old: Mask,
 ) -> tuple[Ids, Ids, Scores]:
     """Each pair comes up twice where a row is asked for and in the block."""
     twice = None if most is None else 2 * most + len(asking)
@@ -170,8 +182,9 @@ def _later_pairs(
     except TooManyPairs as error:
         raise TooManyPairs(most or 0, int(ids[asking[error.centre]])) from error
     id_a, id_b = ids[asking[rows]], ids[block[places]]
-    later = id_b > id_a
-    return id_a[later], id_b[later], scores[later]
+    later = (id_b > id_a) | old[block[places]]
+    low, high = np.minimum(id_a, id_b), np.maximum(id_a, id_b)
+    return low[later], high[later], scores[later]
 
 
 def require_few(total: int, most: int | None, latest: Ids) -> None:

@@ -145,6 +145,10 @@ def dedup(
         str | None,
         typer.Option(help="Keep the best by resolution, bytes, first, or a column of yours."),
     ] = None,
+    onto: Annotated[
+        Path | None,
+        typer.Option(help="A dedup run to add these shards to: its groups and kept ones stay."),
+    ] = None,
     set_: Sets = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
@@ -162,7 +166,7 @@ def dedup(
         whitening=whitening,
         overrides=set_ or [],
     )
-    values["against"] = against or []
+    values |= {"against": against or [], "onto": str(onto.resolve()) if onto else None}
     shared = _shared(workers, scheduler, device, None, limit)
     known = quality is None or quality in QUALITIES or quality.startswith(COLUMN)
     shared["groups.quality"] = quality if known else f"{COLUMN}{quality}"

@@ -153,7 +153,8 @@ class Groups(Section):
 
     `quality` is resolution, bytes, first (in the order of shards), or `column:NAME`: a column of
     numbers in the shards' Parquet or json, or in the table beside given vectors. The largest value
-    is best, with `ascending` the smallest; a picture without one is worst.
+    is best, with `ascending` the smallest; a picture without one is worst. What an earlier run kept
+    stays, where this one is `onto` it, unless `rechoose`.
 
     "No image" pictures come in thousands, each with another caption: a group of at least
     `placeholder_size` whose captions differ in half of its rows.
@@ -164,6 +165,7 @@ class Groups(Section):
 
     quality: str = "resolution"
     ascending: bool = False
+    rechoose: bool = False
     placeholder_size: Count = 1000
     rows_per_part: Count = 2_000_000
     max_memory_gb: float = Field(4.0, ge=0)
@@ -331,13 +333,15 @@ class Runner(Section):
 class RunConfig(Section):
     """Everything a run depends on; `train`, `findings` and `erased` name what it reads
     of earlier runs: two run folders, and the folder that holds erased models. `against` are
-    evaluation sets, whose pictures the training set should not hold: shards, or `dedup` runs."""
+    evaluation sets, whose pictures the training set should not hold: shards, or `dedup` runs.
+    `onto` is a `dedup` run that the shards of this one are added to."""
 
     seed: int = Field(0, ge=0)
     stages: tuple[str, ...] = ()
     train: Path | None = None
     findings: Path | None = None
     erased: Path | None = None
+    onto: Path | None = None
     limit: Count | None = None
     dataset: Dataset = Dataset()
     against: tuple[str, ...] = ()

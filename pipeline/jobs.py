@@ -39,7 +39,7 @@ def choose_stages(
     start = order.index(first) if first else 0
     end = order.index(last) if last else len(order) - 1
     allowed = set(order[start : end + 1])
-    wanted = {*names, *(before for name in names for before in PREPARING.get(name, ()))}
+    wanted = {*names, "adopt", *(before for name in names for before in PREPARING.get(name, ()))}
     return tuple(s for s in IN_ORDER if s.name in allowed and (not names or s.name in wanted))
 
 
@@ -71,7 +71,7 @@ def _embed_eval_sets(job: Job, context: Context, progress: Progress) -> Summary:
             dataset = job.config.dataset.model_copy(
                 update={"name": eval_set.name, "shards": (eval_set.address,)}
             )
-            own = {"dataset": dataset, "against": (), "limit": None}
+            own = {"dataset": dataset, "against": (), "limit": None, "onto": None}
             config = job.config.model_copy(update=own)
             write_run(eval_set.run, config)
             options = replace(job.options, rebuild_from=None)

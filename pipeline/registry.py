@@ -6,6 +6,7 @@ from pipeline.config import RunConfig
 from pipeline.io.remote import is_remote
 from pipeline.runner.part import Stage
 from pipeline.stages import (
+    adopt,
     against,
     cells,
     components,
@@ -40,6 +41,7 @@ from pipeline.stages import (
 
 DEMO: tuple[Stage, ...] = (shards.STAGE, model.STAGE)
 DEDUP: tuple[Stage, ...] = (
+    adopt.STAGE,
     fetch.STAGE,
     scan.STAGE,
     ingest.STAGE,
@@ -92,5 +94,6 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
     """
     idle = {scan.STAGE, embed.STAGE} if config.dataset.embeddings else {ingest.STAGE}
     idle |= set() if config.against else {against.STAGE}
+    idle |= set() if config.onto else {adopt.STAGE}
     idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
     return tuple(stage for stage in stages if stage not in idle)

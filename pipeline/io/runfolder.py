@@ -3,6 +3,7 @@
 Stages write through these names and read each other's output through these functions.
 """
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from indexes import exact_classes, unit
+from indexes import unit
 from pipeline.errors import MissingInput, ShardCorrupt
 from pipeline.io import schemas
 from pipeline.io.images import ImageLimits, decode
@@ -23,6 +24,8 @@ from pipeline.io.tables import read_parts, read_table
 
 FETCHED = "fetched"
 REKEYED = "images/rekeyed.parquet"
+ADOPTED = "onto/adopted.json"
+OLD_DUPLICATES = "onto/duplicates.parquet"
 DUPLICATES = "duplicates.parquet"
 GROUPS = "groups.parquet"
 PROMPTS = "prompts.parquet"
@@ -81,10 +84,18 @@ def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
 
 
 def read_centres(run: Path) -> npt.NDArray[np.int64]:
-    """One id of each class of exact copies: the smallest."""
+    """One id of each class of exact copies: the smallest.
+
+    Where the run was added to another, the smallest of that one's, whose pairs are known.
+    """
     images = read_images(run, columns=["image_id", *DIGESTS])
     ids: npt.NDArray[np.int64] = images["image_id"].to_numpy()
-    return ids[exact_classes(exact_keys(images), ids) == ids]
+    own = read_own_ids(run)
+    added = np.zeros(len(ids), bool) if own is None else np.isin(ids, own)
+    _, classes = np.unique(exact_keys(images), return_inverse=True)
+    order = np.lexsort((ids, added, classes))
+    _, first = np.unique(classes[order], return_index=True)
+    return np.sort(ids[order[first]])
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,32 @@ class EmbeddingPart:
     def rejected(self) -> str:
         """Parquet, the rows that have no vector, with reasons."""
         return f"embeddings/{self.encoder}/rejected/rejected_{self.name}.parquet"
+
+
+def current_groups(duplicates: pa.Table) -> npt.NDArray[np.int64]:
+    """The group of each row of duplicates.parquet, those that a later run joined taken as one."""
+    groups = pc.coalesce(duplicates["merged_into"], duplicates["group_id"])
+    return np.asarray(groups.to_numpy(), np.int64)
+
+
+def first_own_part(run: Path) -> int:
+    """The number of the first part that is not another run's, which this one was added to."""
+    path = run / ADOPTED
+    return int(json.loads(path.read_bytes())["first_own_part"]) if path.is_file() else 0
+
+
+def own_image_parts(run: Path) -> list[str]:
+    """`list_image_parts` without those of the run that this one was added to."""
+    first = first_own_part(run)
+    return [name for name in list_image_parts(run) if int(name) >= first]
+
+
+def read_own_ids(run: Path) -> npt.NDArray[np.int64] | None:
+    """Accepted pictures that the run added to another, ascending; None where it is not so made."""
+    if not (run / ADOPTED).is_file():
+        return None
+    parts = own_image_parts(run)
+    return np.sort(read_images(run, parts, columns=["image_id"])["image_id"].to_numpy())
 
 
 def list_image_parts(run: Path) -> list[str]:
@@ -273,6 +310,11 @@ def pair_part(encoder: str, name: str) -> str:
 
 HUBS_PART = "hubs"
 """The name of the part of an encoder's pairs that holds the stars of its hubs."""
+
+
+def old_hubs_file(encoder: str) -> str:
+    """The hubs of the run that this one was added to."""
+    return f"onto/hubs/{encoder}.parquet"
 
 
 def hubs_file(encoder: str) -> str:

@@ -63,6 +63,10 @@ QUALITY = _schema(("image_id", _I64), ("value", _F64, _OPTIONAL))
 
 HUBS = _schema(("leader_id", _I64), ("image_id", _I64), ("similarity", _F64))
 
+# group_id never changes once a run has given it. Where a later run (`onto`) joins groups, the
+# smallest id of those that were there stays, and rows of the others say so in merged_into: the
+# present group is coalesce(merged_into, group_id), and group_size is its size. subgroup_id is the
+# smallest image id of a piece that has a star; a group that does not chain is one piece.
 DUPLICATES = _schema(
     ("image_id", _I64),
     ("uid", _STR, _OPTIONAL),

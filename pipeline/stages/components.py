@@ -22,7 +22,9 @@ from pipeline.errors import MissingInput
 from pipeline.io import schemas
 from pipeline.io.atomic import TEMPORARY_PREFIX, atomic_path, write_bytes
 from pipeline.io.runfolder import (
+    OLD_DUPLICATES,
     REKEYED,
+    current_groups,
     image_part,
     list_image_parts,
     list_pairs,
@@ -72,7 +74,8 @@ def pair_batches(run: Path) -> Iterator[pa.Table]:
 def plan(context: Context) -> list[Part]:
     """One part."""
     manifest = [image_part(name) for name in list_image_parts(context.run)]
-    return [Part("all", (*manifest, REKEYED, *list_pairs(context.run)))]
+    old = [OLD_DUPLICATES] if (context.run / OLD_DUPLICATES).is_file() else []
+    return [Part("all", (*manifest, REKEYED, *list_pairs(context.run), *old))]
 
 
 def run(part: Part, context: Context) -> Outcome:
@@ -90,7 +93,7 @@ def run(part: Part, context: Context) -> Outcome:
             labels.join(id_a, id_b)
             rows, counts = np.unique(np.searchsorted(ids, id_a), return_counts=True)
             degree[rows] += counts.astype(np.int32)
-        found = labels.labels()
+        found = _kept_ids(labels.labels(), ids, context.run)
     sizes, cuts = _divided(ids, found, degree, context.config.groups.rows_per_part)
     for name, column in ((IDS, ids), (LABELS, found), (SIZES, sizes)):
         with atomic_path(context.path(name)) as temporary, temporary.open("wb") as file:
@@ -107,6 +110,21 @@ def _accepted_ids(run: Path) -> Array64:
     ids = np.concatenate([np.zeros(0, np.int64), *parts])
     ids.sort()
     return ids
+
+
+def _kept_ids(labels: Array64, ids: Array64, run: Path) -> Array64:
+    """The labels; of a component that has groups of the run that this one was added to the
+    smallest id of theirs, which is that of a member, too."""
+    if not (run / OLD_DUPLICATES).is_file():
+        return labels
+    root = np.searchsorted(ids, labels)
+    smallest = np.full(len(ids), np.iinfo(np.int64).max)
+    columns = ["image_id", "group_id", "merged_into"]
+    for table in iter_tables(run / OLD_DUPLICATES, schemas.DUPLICATES, columns=columns):
+        rows = np.searchsorted(ids, table["image_id"].to_numpy())
+        np.minimum.at(smallest, root[rows], current_groups(table))
+    known = smallest[root] < np.iinfo(np.int64).max
+    return np.where(known, smallest[root], labels)
 
 
 def _divided(

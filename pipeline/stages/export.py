@@ -3,7 +3,8 @@
 keep.parquet and drop.parquet always; removal_ids.parquet as NeMo Curator removes by it; keep.npy
 and drop.npy in DataComp's format where every row has a uid; contaminated.parquet where evaluation
 sets were given; and the shards again with the kept samples only, each member's bytes as they were,
-tar, Parquet and statistics in step.
+tar, Parquet and statistics in step. Where the run was added to another, the lists are of both, the
+shards of this one.
 """
 
 import io
@@ -23,6 +24,7 @@ from pipeline.io.runfolder import (
     REKEYED,
     image_part,
     list_image_parts,
+    own_image_parts,
     read_images,
 )
 from pipeline.io.shards import Shard, group_members, read_member, write_shard
@@ -44,7 +46,7 @@ def plan(context: Context) -> list[Part]:
     parts = [Part(_LISTS, (*manifest, REKEYED, DUPLICATES, *list_contamination(context)))]
     if context.config.export.write_shards:
         shards = {f"{shard.number:05d}": shard for shard in shards_of(context)}
-        for name in list_image_parts(context.run):
+        for name in own_image_parts(context.run):
             files = [p for p in (shards[name].path, shards[name].metadata) if p.is_file()]
             inputs = tuple(relative(path, context.run) for path in files)
             params = {"shard": shards[name].name}

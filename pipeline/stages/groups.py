@@ -22,6 +22,7 @@ from pipeline.io.atomic import TEMPORARY_PREFIX
 from pipeline.io.runfolder import (
     DUPLICATES,
     GROUPS,
+    OLD_DUPLICATES,
     REKEYED,
     image_part,
     list_image_parts,
@@ -51,6 +52,7 @@ def plan(context: Context) -> list[Part]:
     manifest = [image_part(name) for name in list_image_parts(context.run)]
     chosen = [path for n in numbers for path in (survivors_part(n), facts_part(n))]
     inputs = (*manifest, REKEYED, IDS, LABELS, SIZES, *chosen, *list_contamination(context))
+    inputs += (OLD_DUPLICATES,) if (context.run / OLD_DUPLICATES).is_file() else ()
     return [Part("all", inputs, {"ranges": numbers})]
 
 
@@ -59,10 +61,10 @@ def run(part: Part, context: Context) -> Outcome:
     numbers, components = part.params["ranges"], open_components(context.run)
     paths = [context.run / survivors_part(number) for number in numbers]
     survivors = read_parts(paths, schemas.SURVIVORS).sort_by("image_id")
-    bad = _contaminated(context)
+    bad, old = _contaminated(context), _old_groups(context.run)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=context.run) as folder:
         ranges = _dealt(context.run, components, Path(folder))
-        tables = (_range(images, components, survivors, bad) for images in ranges)
+        tables = (_range(images, components, survivors, bad, old) for images in ranges)
         rows = write_tables(context.path(DUPLICATES), tables, schemas.DUPLICATES)
     facts = read_parts([context.run / facts_part(number) for number in numbers], schemas.GROUPS)
     write_table(context.path(GROUPS), facts)
@@ -70,7 +72,11 @@ def run(part: Part, context: Context) -> Outcome:
 
 
 def _range(
-    images: pa.Table, components: Components, survivors: pa.Table, bad: npt.NDArray[np.int64]
+    images: pa.Table,
+    components: Components,
+    survivors: pa.Table,
+    bad: npt.NDArray[np.int64],
+    old: pa.Table,
 ) -> pa.Table:
     """The rows of duplicates.parquet of consecutive ids."""
     ids = images["image_id"].to_numpy()
@@ -79,11 +85,12 @@ def _range(
     place = np.searchsorted(survivors["image_id"].to_numpy(), ids)
     chosen = survivors.take(pa.array(np.where(alone, 0, place), mask=alone))
     clean = ~np.isin(ids, bad)
+    group_id, merged_into = _named(ids, components.labels[rows], old)
     columns = {
         "image_id": ids,
         "uid": images["uid"],
         "url": images["url"],
-        "group_id": components.labels[rows],
+        "group_id": group_id,
         "group_size": components.sizes[rows],
         "keep": pc.coalesce(chosen["keep"].combine_chunks(), pa.array(clean)),
         "reason": pc.coalesce(
@@ -94,10 +101,29 @@ def _range(
             chosen["representative_id"].combine_chunks(), pa.array(ids)
         ),
         "similarity_to_representative": pc.fill_null(chosen["similarity_to_representative"], 1.0),
-        "merged_into": pa.nulls(len(ids), pa.int64()),
+        "merged_into": merged_into,
         "subgroup_id": pc.coalesce(chosen["subgroup_id"].combine_chunks(), pa.array(ids)),
     }
     return table_from_columns(columns, schemas.DUPLICATES)
+
+
+def _old_groups(run: Path) -> pa.Table:
+    """The groups of the run that this one was added to; no rows where there is none."""
+    paths = [run / OLD_DUPLICATES] if (run / OLD_DUPLICATES).is_file() else []
+    table = read_parts(paths, schemas.DUPLICATES, columns=["image_id", "group_id"])
+    return table.sort_by("image_id")
+
+
+def _named(
+    ids: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], old: pa.Table
+) -> tuple[npt.NDArray[np.int64], pa.Array]:
+    """The columns group_id, which an old picture keeps, and merged_into."""
+    known, groups = old["image_id"].to_numpy(), old["group_id"].to_numpy()
+    place = np.minimum(np.searchsorted(known, ids), max(len(known) - 1, 0))
+    is_old = known[place] == ids if len(known) else np.zeros(len(ids), bool)
+    group_id = np.array(labels)
+    group_id[is_old] = groups[place[is_old]]
+    return group_id, pa.array(labels, mask=group_id == labels)
 
 
 def _dealt(run: Path, components: Components, folder: Path) -> Iterator[pa.Table]:

@@ -7,7 +7,13 @@ shard and key, gets an id from a salted hash; readers of the manifest apply the 
 import numpy as np
 
 from pipeline.io import schemas
-from pipeline.io.runfolder import REKEYED, image_part, list_image_parts, read_images
+from pipeline.io.runfolder import (
+    REKEYED,
+    image_part,
+    list_image_parts,
+    own_image_parts,
+    read_images,
+)
 from pipeline.io.tables import write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.scan import salted_id
@@ -28,11 +34,17 @@ def run(part: Part, context: Context) -> Outcome:
     )
     ids = table["image_id"].to_numpy()
     values, counts = np.unique(ids, return_counts=True)
+    own = read_images(
+        context.run, own_image_parts(context.run), columns=["shard"], accepted_only=False
+    )
+    added = set(own["shard"].unique().to_pylist())  # ids of an earlier run stay
     taken = set(ids.tolist()) if (counts > 1).any() else set()
     replaced = []
     for value in values[counts > 1]:
         rows = table.take(np.flatnonzero(ids == value)).to_pylist()
-        for row in sorted(rows, key=lambda row: (row["shard"], row["key"]))[1:]:
+        for row in sorted(rows, key=lambda row: (row["shard"] in added, row["shard"], row["key"]))[
+            1:
+        ]:
             salt = 1
             while (fresh := salted_id(row["dataset"], row["shard"], row["key"], salt)) in taken:
                 salt += 1

@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.config import GIVEN
 from pipeline.errors import ShardCorrupt
 from pipeline.generation.seeds import normalize_caption
+from pipeline.increment import first_number, previous, refuse_known, renumbered
 from pipeline.io import schemas
 from pipeline.io.runfolder import ACCEPTED, EmbeddingPart, image_part, part_name
 from pipeline.io.tables import table_from_columns, write_table
@@ -42,7 +43,7 @@ def plan(context: Context) -> list[Part]:
     """One part a file, until `limit` rows are reached; all headers are read before any work."""
     parts = []
     remaining = context.config.limit
-    for file in find_vector_files(context.config.dataset.shards):
+    for file in own_vector_files(context):
         rows = count_vectors(file)
         if remaining is not None and remaining <= 0:
             break
@@ -53,6 +54,22 @@ def plan(context: Context) -> list[Part]:
         if remaining is not None:
             remaining -= rows
     return parts
+
+
+def vector_files_of(context: Context) -> list[VectorFile]:
+    """The files of vectors, those of the run that this one was added to first."""
+    own, before = find_vector_files(context.config.dataset.shards), previous(context)
+    if before is None:
+        return own
+    old = vector_files_of(before)
+    refuse_known([file.vectors for file in own], [file.vectors for file in old], before.run)
+    return [*old, *renumbered(own, before.run)]
+
+
+def own_vector_files(context: Context) -> list[VectorFile]:
+    """`vector_files_of` without those of the run that this one was added to."""
+    first = first_number(context)
+    return [file for file in vector_files_of(context) if file.number >= first]
 
 
 def run(part: Part, context: Context) -> Outcome:

@@ -29,12 +29,14 @@ from pipeline.io.runfolder import (
     image_part,
     list_embedding_parts,
     list_image_parts,
+    own_image_parts,
     pair_part,
     part_name,
     read_centres,
     read_embeddings,
     read_hub_members,
     read_images,
+    read_own_ids,
 )
 from pipeline.io.tables import table_from_columns, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage
@@ -49,7 +51,8 @@ def plan(context: Context) -> list[Part]:
     """One part for exact copies, then one a block of rows, or of cells, for each joined encoder."""
     parts = [Part(EXACT, _manifest(context), {"encoder": EXACT, "block": [0, 0]})]
     size = context.config.pairs.rows_per_part
-    rows = read_images(context.run, columns=["image_id"]).num_rows
+    own = own_image_parts(context.run)
+    rows = read_images(context.run, own, columns=["image_id"]).num_rows
     for name, threshold in joined_thresholds(context).items():
         stored = open_cells(context.run, name)
         blocks = _blocks(rows, size) if stored is None else _cell_blocks(stored.cells, size)
@@ -128,6 +131,7 @@ class Join:
     metric: Metric
     threshold: float
     cells: indexes.Cells | None = None
+    fresh: npt.NDArray[np.bool_] | None = None
 
 
 def open_join(context: Context, name: str, threshold: float) -> Join:
@@ -136,14 +140,21 @@ def open_join(context: Context, name: str, threshold: float) -> Join:
     metric = metric_of(context.config.embed.encoders[name])
     stored = open_cells(context.run, name)
     if stored is not None:
-        return Join(stored.ids, stored.vectors, metric, threshold, stored.cells)
+        fresh = _fresh(context, stored.ids)
+        return Join(stored.ids, stored.vectors, metric, threshold, stored.cells, fresh)
     centres = np.setdiff1d(read_centres(context.run), read_hub_members(context.run, name))
     quality = config.pdq_min_quality if metric == "hamming" else None
     ids, vectors = read_embeddings(
         context.run, name, normalise=metric == "cosine", min_quality=quality
     )
     ids, vectors = ids[np.isin(ids, centres)], vectors[np.isin(ids, centres)]
-    return Join(ids, vectors, metric, threshold)
+    return Join(ids, vectors, metric, threshold, fresh=_fresh(context, ids))
+
+
+def _fresh(context: Context, ids: Ids) -> npt.NDArray[np.bool_] | None:
+    """Which pictures an earlier run has not joined with each other; None where there is none."""
+    own = read_own_ids(context.run)
+    return None if own is None else np.isin(ids, own)
 
 
 def _featureless(context: Context, name: str, join: Join) -> int:
@@ -162,16 +173,26 @@ def _join(join: Join, first: int, end: int, most: int) -> tuple[Pairs, int]:
         owned = range(first, end)
         rows = int(np.isin(join.cells.probes[:, 0], owned).sum())
         pairs = indexes.cell_join(
-            vectors, ids, join.cells, join.threshold, owned=owned, max_pairs=most
+            vectors,
+            ids,
+            join.cells,
+            join.threshold,
+            owned=owned,
+            max_pairs=most,
+            fresh=join.fresh,
         )
         return pairs, rows
     block = slice(first, end)
     if join.metric == "hamming":
         bits = int(join.threshold)
-        pairs = indexes.hamming_join(vectors, ids, bits, rows=block, max_pairs=most)
+        pairs = indexes.hamming_join(
+            vectors, ids, bits, rows=block, max_pairs=most, fresh=join.fresh
+        )
     else:
-        pairs = indexes.self_join(vectors, ids, join.threshold, rows=block, max_pairs=most)
-    return pairs, len(ids[block])
+        pairs = indexes.self_join(
+            vectors, ids, join.threshold, rows=block, max_pairs=most, fresh=join.fresh
+        )
+    return pairs, len((ids if join.fresh is None else ids[join.fresh])[block])
 
 
 def _blocks(rows: int, size: int) -> list[tuple[int, int]]:

@@ -22,8 +22,9 @@ from pipeline.io.runfolder import REKEYED, image_part, list_image_parts, read_im
 from pipeline.io.shards import group_members, read_member
 from pipeline.io.tables import iter_tables, read_foreign, table_from_columns, write_table
 from pipeline.io.tarscan import scan_tar
-from pipeline.io.vectors import find_vector_files, key_column
+from pipeline.io.vectors import key_column
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.stages.ingest import vector_files_of
 from pipeline.stages.scan import shards_of
 
 _MAX_JSON_BYTES = 1 << 20
@@ -123,7 +124,7 @@ def _part_file(name: str) -> str:
 def _files(context: Context) -> dict[str, tuple[list[Path], str]]:
     """For each part of the manifest where its values may lie, and the table's column of keys."""
     if context.config.dataset.embeddings:
-        files = find_vector_files(context.config.dataset.shards)
+        files = vector_files_of(context)
         return {f"{file.number:05d}": ([file.metadata], key_column(file)) for file in files}
     found = {}
     for shard in shards_of(context):

@@ -30,6 +30,7 @@ from pipeline.encoders import metric_of
 from pipeline.io import schemas
 from pipeline.io.runfolder import (
     DIGESTS,
+    OLD_DUPLICATES,
     REKEYED,
     exact_keys,
     hubs_file,
@@ -38,7 +39,7 @@ from pipeline.io.runfolder import (
     list_pairs,
     read_images,
 )
-from pipeline.io.tables import read_table, table_from_columns, write_table
+from pipeline.io.tables import iter_tables, read_table, table_from_columns, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.against import CONTAMINATED, list_contamination, read_contamination
 from pipeline.stages.components import (
@@ -85,7 +86,7 @@ def plan(context: Context) -> list[Part]:
     inputs = (*manifest, REKEYED, IDS, LABELS, SIZES)
     inputs += (*list_pairs(context.run), *list_contamination(context), *list_quality(context))
     hubs = map(hubs_file, context.config.embed.encoders)
-    inputs += tuple(name for name in hubs if context.path(name).is_file())
+    inputs += tuple(n for n in (*hubs, OLD_DUPLICATES) if context.path(n).is_file())
     return [
         Part(f"{number:05d}", inputs, {"labels": list(labels)})
         for number, labels in enumerate(read_cuts(context.run))
@@ -102,6 +103,8 @@ def run(part: Part, context: Context) -> Outcome:
     values = read_quality(members["image_id"].to_numpy(), context)
     rank = quality_rank(members, config.quality, values, ascending=config.ascending)
     rank = _leaders_first(rank, members, hubs)
+    if not config.rechoose:
+        rank = _old_first(rank, members["image_id"].to_numpy(), context)
     chosen = choose(members, pairs, reasons, rank, bad, hubs)
     facts = group_facts(members, labels, chosen, pairs, config.placeholder_size)
     outputs = survivors_part(part.name), facts_part(part.name)
@@ -142,7 +145,7 @@ def choose(
     )
     reasons = pa.array(_REASONS).take(pa.array(code))
     near = np.flatnonzero(code == _NEAR)
-    found = _reason_of(classes[near], classes[stands[near]], pairs, pair_reasons)
+    found = _reason_of(classes, ids, near, stands[near], pairs, pair_reasons)
     columns = {
         "image_id": ids,
         "keep": kept,
@@ -263,6 +266,17 @@ def _leaders_first(rank: Ids, members: pa.Table, hubs: Sequence[Clique]) -> Ids:
     return np.where(leading, rank - len(rank), rank)
 
 
+def _old_first(rank: Ids, ids: Ids, context: Context) -> Ids:
+    """The rank with what an earlier run kept before all others: it stays."""
+    path = context.path(OLD_DUPLICATES)
+    if not path.is_file():
+        return rank
+    columns, kept = ["image_id", "keep"], np.zeros(len(ids), bool)
+    for table in iter_tables(path, schemas.DUPLICATES, columns=columns):
+        kept |= np.isin(ids, table.filter(table["keep"])["image_id"].to_numpy())
+    return np.where(kept, rank - 2 * len(rank), rank)
+
+
 def _same(column: pa.ChunkedArray, stands: Ids) -> Mask:
     """Which rows have the same digest as the row that stands for them."""
     values = column.combine_chunks()
@@ -270,20 +284,24 @@ def _same(column: pa.ChunkedArray, stands: Ids) -> Mask:
     return np.asarray(same.to_numpy(zero_copy_only=False))
 
 
-def _reason_of(one: Ids, other: Ids, pairs: Pairs, reasons: pa.Array) -> pa.Array:
-    """How each `one` was found to be near its `other`, both centres of classes of copies."""
-    ends = np.unique(np.concatenate([pairs.id_a, pairs.id_b, one, other]))
+def _reason_of(
+    classes: Ids, ids: Ids, near: Ids, stands: Ids, pairs: Pairs, reasons: pa.Array
+) -> pa.Array:
+    """How the rows `near` were found to be near the rows `stands`: they, or copies of theirs."""
+    _, number = np.unique(classes, return_inverse=True)
 
-    def key(low: Ids, high: Ids) -> Ids:  # ascends with (low, high), as pairs do
-        return np.asarray(np.searchsorted(ends, low) * len(ends) + np.searchsorted(ends, high))
+    def key(rows_a: Ids, rows_b: Ids) -> Ids:
+        one, other = number[rows_a], number[rows_b]
+        return np.asarray(np.minimum(one, other) * len(ids) + np.maximum(one, other), np.int64)
 
-    known, wanted = key(pairs.id_a, pairs.id_b), key(np.minimum(one, other), np.maximum(one, other))
-    place = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
+    known = key(np.searchsorted(ids, pairs.id_a), np.searchsorted(ids, pairs.id_b))
+    order = np.lexsort((-pairs.similarity, known))
+    wanted = key(near, stands)
     if not len(known):
-        return pa.array([_REASONS[_NEAR]] * len(one), pa.string())
-    return pc.if_else(
-        pa.array(known[place] == wanted), reasons.take(pa.array(place)), _REASONS[_NEAR]
-    )
+        return pa.array([_REASONS[_NEAR]] * len(near), pa.string())
+    place = np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)
+    there = known[order[place]] == wanted
+    return pc.if_else(pa.array(there), reasons.take(pa.array(order[place])), _REASONS[_NEAR])
 
 
 @dataclass(frozen=True)
