@@ -147,3 +147,34 @@ def test_a_chain_is_split_into_subgroups_of_one_group(tmp_path):
     assert [row["subgroup_id"] for row in found] == [0, 0, 0, 3, 3, 3, 6, 7, 7]
     assert [row["group_size"] for row in found] == [6] * 6 + [1, 2, 2]
     assert [(row["n_subgroups"], row["diameter"]) for row in facts] == [(2, 5), (1, 1)]
+
+
+@settings(max_examples=15, deadline=None)
+@given(runs())
+def test_an_unrelated_picture_changes_no_group_and_nothing_else(tmp_path_factory, drawn):
+    ids, sides, edges, _ = drawn
+    found = []
+    for more in ([], [5 * BIG // 4]):
+        rows = image_rows(len(ids) + len(more), ids=ids + more, sides=[*sides, 99])
+        root = tmp_path_factory.mktemp("run")
+        found.append(grouped(root, 0, [], rows=rows, pairs=[pair_rows(edges)] if edges else None))
+    (old, old_facts), (new, new_facts) = found
+    assert new_facts == old_facts
+    assert [row for row in new if row["image_id"] in ids] == old
+    (added,) = (row for row in new if row["image_id"] not in ids)
+    assert (added["reason"], added["keep"], added["group_size"]) == ("unique", True, 1)
+
+
+@settings(max_examples=15, deadline=None)
+@given(runs())
+def test_what_is_kept_is_kept_by_another_run(tmp_path_factory, drawn):
+    """Idempotent: among the kept ones no pair is left."""
+    ids, sides, edges, _ = drawn
+    first, second = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("run")
+    rows = image_rows(len(ids), ids=ids, sides=sides)
+    found, _ = grouped(first, 0, [], rows=rows, pairs=[pair_rows(edges)] if edges else None)
+    kept = {row["image_id"] for row in found if row["keep"]}
+    left = [edge for edge in edges if set(edge[:2]) <= kept]
+    rows = [row for row in rows if row["image_id"] in kept]
+    again, facts = grouped(second, 0, [], rows=rows, pairs=[pair_rows(left)] if left else None)
+    assert all(row["keep"] for row in again) and len(again) == len(kept) and not facts
