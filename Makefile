@@ -16,7 +16,8 @@ READY := .venv/.ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type unit coverage bench bench-peers bench-dedup bench-cost bench-gpu clean
+.PHONY: help setup demo test lint type unit coverage clean
+.PHONY: bench bench-peers bench-dedup bench-placeholders bench-cost bench-gpu
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -62,6 +63,9 @@ bench-cost: $(READY)  ## measured rates, and what ten million to five billion pi
 
 bench-gpu: $(READY)  ## join and embedding on a GPU; BENCH="--rows 1000000" for less
 	$(PY) -m tests.bench.gpu $(BENCH)
+
+bench-placeholders: $(READY)  ## a set of which half is one placeholder: time, memory, exponent
+	$(PY) -m tests.bench.placeholders
 
 clean:  ## remove the environment and caches, never a run
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .hypothesis .coverage

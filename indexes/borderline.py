@@ -24,12 +24,23 @@ _BY_SKETCH = 4  # a bound ranks more loosely than the product itself
 
 
 def nearest_below(
-    vectors: Vectors, ids: Ids, k: int, *, low: float, high: float, rows: slice | None = None
+    vectors: Vectors,
+    ids: Ids,
+    k: int,
+    *,
+    low: float,
+    high: float,
+    rows: slice | None = None,
+    fresh: npt.NDArray[np.bool_] | None = None,
 ) -> Pairs:
-    """The pairs of `rows`, by default of all rows of the unit `vectors` (n, d), with any other."""
+    """The pairs of `rows`, by default of all rows of the unit `vectors` (n, d), with any other.
+
+    With `fresh` (n,) these rows alone look for others, and `rows` counts them.
+    """
     vectors = checked(vectors, "cosine")
     ids = _checked(ids, len(vectors), k, low, high)
-    asking = np.arange(len(ids))[rows or slice(None)]
+    every = np.arange(len(ids)) if fresh is None else np.flatnonzero(fresh)
+    asking = every[rows or slice(None)]
     found = [_Found.none()]
     error = cosine_error(vectors.shape[1])
     for start in range(0, len(asking), _QUERIES_AT_ONCE):
@@ -52,6 +63,7 @@ def cell_nearest_below(
     low: float,
     high: float,
     owned: range | None = None,
+    fresh: npt.NDArray[np.bool_] | None = None,
 ) -> Pairs:
     """The same for the rows stored in the cells `owned`, sought in the cells that they visit.
 
@@ -65,6 +77,7 @@ def cell_nearest_below(
     found = [_Found.none()]
     for cell in owned:
         asking = stored.of(cell)
+        asking = asking if fresh is None else asking[fresh[asking]]
         best = _Best(asking, _BY_SKETCH * (k + _SPARE))
         for visited in np.unique(cells.probes[asking]).tolist():
             places = np.flatnonzero((cells.probes[asking] == visited).any(axis=1))

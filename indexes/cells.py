@@ -12,6 +12,7 @@ sketches, about n^1.5, where all pairs are n^2 / 2. Vectors may be a memory map 
 sketch a vector, no more than a cell and its visitors are in memory.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
 
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from indexes.checks import checked_ids, unit
 from indexes.device import DeviceProducts
 from indexes.errors import VectorError
-from indexes.join import Pairs, sorted_pairs
+from indexes.join import Pairs, require_few, sorted_pairs
 from indexes.metrics import (
     AnyVectors,
     Ids,
@@ -46,6 +47,7 @@ _ITERATIONS = 10
 _VECTORS_AT_ONCE = 1 << 14
 _VISITORS_AT_ONCE = 1 << 12
 _PROBES_AT_ONCE = 1 << 18
+_STORED_AT_ONCE = 1 << 13
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,12 +135,15 @@ def cell_join(
     *,
     owned: range | None = None,
     device: str | None = None,
+    max_pairs: int | None = None,
+    fresh: npt.NDArray[np.bool_] | None = None,
 ) -> Pairs:
     """Pairs with cosine >= threshold that are found in the cells of `owned`, by default all.
 
     For any division of the cells each pair comes out once: one found in two cells belongs to the
-    lower of them. On a `device` of torch ("cuda") whole vectors are compared, not sketches; the
-    result is the same. Raises VectorError for a device that is not there.
+    lower of them. With `fresh` (n,) only the pairs that one of these rows is in. On a `device` of
+    torch ("cuda") whole vectors are compared, not sketches; the result is the same. Raises
+    VectorError for a device that is not there, TooManyPairs where more than `max_pairs` are found.
     """
     ids = checked_ids(ids, len(vectors))
     owned = range(len(cells)) if owned is None else owned
@@ -146,14 +151,19 @@ def cell_join(
     radius = threshold - cosine_error(vectors.shape[1])
     products = None if device is None else DeviceProducts(vectors, device)
     found: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    total = 0
     for cell in owned:
-        visiting, here = visitors.of(cell), stored.of(cell)
-        if products is None:
-            guest, host = _candidates(cells.sketches, visiting, here, radius)
-        else:
-            guest, host = products.near(visiting, here, threshold)
-        mine = _belongs(cell, guest, host, ids, cells)
-        found.append(_near_pairs(vectors, ids, guest[mine], host[mine], threshold))
+        for guests, hosts in _new_with_all(visitors.of(cell), stored.of(cell), fresh):
+            proposed = (
+                _candidates(cells.sketches, guests, hosts, radius)
+                if products is None
+                else [products.near(guests, hosts, threshold)]
+            )
+            for guest, host in proposed:
+                mine = _belongs(cell, guest, host, ids, cells)
+                found.append(_near_pairs(vectors, ids, guest[mine], host[mine], threshold))
+                total += len(found[-1][0])
+                require_few(total, max_pairs, found[-1][0])
     id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
     return sorted_pairs(id_a, id_b, scores)
 
@@ -166,19 +176,29 @@ def _near_pairs(vectors: AnyVectors, ids: Ids, guest: Rows, host: Rows, threshol
     return np.minimum(id_guest, id_host), np.maximum(id_guest, id_host), scores[near]
 
 
+def _new_with_all(
+    visiting: Rows, stored: Rows, fresh: npt.NDArray[np.bool_] | None
+) -> list[tuple[Rows, Rows]]:
+    """Who is compared with whom: all with all, or fresh ones with all."""
+    if fresh is None:
+        return [(visiting, stored)]
+    new = fresh[visiting]
+    return [(visiting[new], stored), (visiting[~new], stored[fresh[stored]])]
+
+
 def _candidates(
     sketches: Vectors, visiting: Rows, stored: Rows, radius: float
-) -> tuple[Rows, Rows]:
-    """Visitors and stored rows whose sketches allow an inner product of `radius`."""
-    kept = sketches[stored]
-    guests, hosts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for start in range(0, len(visiting), _VISITORS_AT_ONCE):
-        some = visiting[start : start + _VISITORS_AT_ONCE]
-        bounds = sketches[some] @ kept.T
-        guest, host = np.divmod(np.flatnonzero(bounds >= radius), max(len(stored), 1))
-        guests.append(some[guest])
-        hosts.append(stored[host])
-    return np.concatenate(guests), np.concatenate(hosts)
+) -> Iterator[tuple[Rows, Rows]]:
+    """Visitors and stored rows whose sketches allow an inner product of `radius`, in blocks."""
+    for first in range(0, len(stored), _STORED_AT_ONCE):
+        hosts = stored[first : first + _STORED_AT_ONCE]
+        kept = sketches[hosts]
+        for start in range(0, len(visiting), _VISITORS_AT_ONCE):
+            some = visiting[start : start + _VISITORS_AT_ONCE]
+            bounds = sketches[some] @ kept.T
+            guest, host = np.divmod(np.flatnonzero(bounds >= radius), len(hosts))
+            if len(guest):
+                yield some[guest], hosts[host]
 
 
 def _belongs(cell: int, guest: Rows, host: Rows, ids: Ids, cells: Cells) -> npt.NDArray[np.bool_]:

@@ -60,10 +60,17 @@ def range_pairs(
 
 
 def block_pairs(
-    queries: AnyVectors, block: AnyVectors, threshold: float, metric: Metric
+    queries: AnyVectors,
+    block: AnyVectors,
+    threshold: float,
+    metric: Metric,
+    most: int | None = None,
 ) -> tuple[Rows, Rows, Scores]:
-    """`range_pairs` for vectors already checked and a block that fits in memory, unsorted."""
-    query_rows, rows = within(flat(block, metric), queries, threshold, metric)
+    """`range_pairs` for vectors already checked and a block that fits in memory, unsorted.
+
+    Raises TooManyPairs, with a row of the queries, above `most`.
+    """
+    query_rows, rows = within(flat(block, metric), queries, threshold, metric, most)
     scores = score_rows(metric, queries, block, query_rows, rows)
     near = near_enough(metric, scores, threshold)
     return query_rows[near], rows[near], scores[near]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from indexes.errors import TooManyPairs
 from indexes.metrics import (
     ROUNDING,
     AnyVectors,
@@ -21,13 +22,22 @@ from indexes.metrics import (
 _QUERIES_AT_ONCE = 1024
 
 
-def within(index: Any, queries: AnyVectors, threshold: float, metric: Metric) -> tuple[Rows, Rows]:
-    """All (query row, label) pairs at the threshold or nearer, and a few just beyond it."""
+def within(
+    index: Any, queries: AnyVectors, threshold: float, metric: Metric, most: int | None = None
+) -> tuple[Rows, Rows]:
+    """All (query row, label) pairs at the threshold or nearer, and a few just beyond it.
+
+    Raises TooManyPairs, with the query row that has most of them, above `most`.
+    """
     rows, labels = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    total = 0
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         block = queries[start : start + _QUERIES_AT_ONCE]
         limits, _, found = index.range_search(block, _radius(block, threshold, metric))
         counts = np.diff(limits.astype(np.int64))
+        total += len(found)
+        if most is not None and total > most:
+            raise TooManyPairs(most, start + int(counts.argmax()))
         rows.append(start + np.repeat(np.arange(len(block)), counts))
         labels.append(found)
     return np.concatenate(rows), np.concatenate(labels)

@@ -29,7 +29,7 @@ from pipeline import followups, inspect_run, registry
 from pipeline.calibration.command import calibration_settings, thresholds_table
 from pipeline.calibration.dedup import Plan, parse_same
 from pipeline.calibration.dedup import calibrate_dedup as measure
-from pipeline.config import RunConfig, load_config, make_config
+from pipeline.config import COLUMN, QUALITIES, RunConfig, load_config, make_config
 from pipeline.deduplication import dedup_settings
 from pipeline.detection.errors import MeasureError
 from pipeline.errors import UnmemorizeError, UsageError
@@ -148,6 +148,14 @@ def dedup(
         list[str] | None,
         typer.Option(help="Drop pictures that this set holds too: shards, or a dedup run of it."),
     ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(help="Keep the best by resolution, bytes, first, or a column of yours."),
+    ] = None,
+    onto: Annotated[
+        Path | None,
+        typer.Option(help="A dedup run to add these shards to: its groups and kept ones stay."),
+    ] = None,
     set_: Sets = None,
     workers: Workers = None,
     threads: Threads = None,
@@ -167,9 +175,11 @@ def dedup(
         verify=verify,
         overrides=set_ or [],
     )
-    values["against"] = against or []
+    values |= {"against": against or [], "onto": str(onto.resolve()) if onto else None}
     shared = _shared(workers, scheduler, device, None, limit)
     shared["runner.threads_per_part"] = threads
+    known = quality is None or quality in QUALITIES or quality.startswith(COLUMN)
+    shared["groups.quality"] = quality if known else f"{COLUMN}{quality}"
     config = make_config(values, _overrides(set_, **shared))
     _finish(_job(config, out, registry.DEDUP, rebuild, verify_inputs))
 

@@ -20,6 +20,9 @@ MINILM = "minilm"
 """The encoder of captions that is a sentence encoder; others are open_clip's of embed.encoders."""
 GIVEN = "given"
 """The name and kind of an encoder that is not ours: its vectors were given."""
+QUALITIES = ("resolution", "bytes", "first")
+COLUMN = "column:"
+"""What stands before the name of a quality that is a column of the user's."""
 # PyYAML lets the errors of its constructors through: a 13th month, !!timestamp of a word, depth
 _NOT_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
 
@@ -141,6 +144,9 @@ class Pairs(Section):
 
     Up to `exact_up_to` pictures all are compared with all; above, each vector visits the `probes`
     nearest of `cells` (sqrt(n) by default). `recall_sample` pictures tell what that misses.
+    Where more than `hub_size` pictures are near-duplicates of one and of each other, only the pairs
+    with that one are listed (0: all pairs always; so it is with `max_pixel_l2`, too). A part of the
+    join that finds more than `max_pairs` ends with an error.
     `calibration` is the file of `calibrate dedup`: its thresholds take the place of those here, for
     PDQ and for each encoder that `min_similarity` names.
     """
@@ -155,6 +161,8 @@ class Pairs(Section):
     cells: Count | None = None
     probes: Count = 16
     recall_sample: int = Field(500, ge=0)
+    hub_size: int = Field(1000, ge=0)
+    max_pairs: Count = 50_000_000
 
 
 class Borderline(Section):
@@ -172,12 +180,38 @@ class Borderline(Section):
 class Groups(Section):
     """How the kept picture of a group is chosen, and what counts as a placeholder.
 
+    `quality` is resolution, bytes, first (in the order of shards), or `column:NAME`: a column of
+    numbers in the shards' Parquet or json, or in the table beside given vectors. The largest value
+    is best, with `ascending` the smallest; a picture without one is worst. What an earlier run kept
+    stays, where this one is `onto` it, unless `rechoose`.
+
     "No image" pictures come in thousands, each with another caption: a group of at least
     `placeholder_size` whose captions differ in half of its rows.
+
+    A part of the stage `survivors` takes groups of about `rows_per_part` pictures and pairs. The
+    components' pointers (4 bytes a picture) lie on disk where they are more than `max_memory_gb`.
     """
 
-    quality: Literal["resolution", "bytes", "first"] = "resolution"
+    quality: str = "resolution"
+    ascending: bool = False
+    rechoose: bool = False
     placeholder_size: Count = 1000
+    rows_per_part: Count = 2_000_000
+    max_memory_gb: float = Field(4.0, ge=0)
+
+    @field_validator("quality")
+    @classmethod
+    def _known_quality(cls, value: str) -> str:
+        if value not in QUALITIES and not value.removeprefix(COLUMN):
+            raise ValueError(f"{COLUMN}NAME needs a name")
+        if value not in QUALITIES and not value.startswith(COLUMN):
+            raise ValueError(f"one of {', '.join(QUALITIES)}, or {COLUMN}{value}")
+        return value
+
+    @property
+    def column(self) -> str | None:
+        """The column that tells the quality."""
+        return self.quality.removeprefix(COLUMN) if self.quality.startswith(COLUMN) else None
 
 
 class Export(Section):
@@ -328,13 +362,15 @@ class Runner(Section):
 class RunConfig(Section):
     """Everything a run depends on; `train`, `findings` and `erased` name what it reads
     of earlier runs: two run folders, and the folder that holds erased models. `against` are
-    evaluation sets, whose pictures the training set should not hold: shards, or `dedup` runs."""
+    evaluation sets, whose pictures the training set should not hold: shards, or `dedup` runs.
+    `onto` is a `dedup` run that the shards of this one are added to."""
 
     seed: int = Field(0, ge=0)
     stages: tuple[str, ...] = ()
     train: Path | None = None
     findings: Path | None = None
     erased: Path | None = None
+    onto: Path | None = None
     limit: Count | None = None
     dataset: Dataset = Dataset()
     against: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from pipeline.config import RunConfig
 from pipeline.encoders.text import require_text_encoder
 from pipeline.errors import UsageError
 from pipeline.io.runjson import write_run
-from pipeline.registry import BY_NAME, EMBEDDED, IN_ORDER, fitting
+from pipeline.registry import BY_NAME, EMBEDDED, IN_ORDER, PREPARING, fitting
 from pipeline.runner.engine import Options, Summary, run_stages
 from pipeline.runner.part import Context, Stage
 from pipeline.runner.progress import ConsoleProgress, Progress
@@ -29,7 +29,7 @@ class Job:
 def choose_stages(
     names: Sequence[str], *, first: str | None = None, last: str | None = None
 ) -> tuple[Stage, ...]:
-    """The named stages in the order of the data, from `first` to `last`.
+    """The named stages, and what prepares them, in the order of the data, from `first` to `last`.
 
     Raises UsageError for a name that is none of ours.
     """
@@ -40,7 +40,8 @@ def choose_stages(
     start = order.index(first) if first else 0
     end = order.index(last) if last else len(order) - 1
     allowed = set(order[start : end + 1])
-    return tuple(s for s in IN_ORDER if s.name in allowed and (not names or s.name in names))
+    wanted = {*names, "adopt", *(before for name in names for before in PREPARING.get(name, ()))}
+    return tuple(s for s in IN_ORDER if s.name in allowed and (not names or s.name in wanted))
 
 
 def run_job(job: Job, progress: Progress | None = None) -> Summary:
@@ -73,7 +74,7 @@ def _embed_eval_sets(job: Job, context: Context, progress: Progress) -> Summary:
             dataset = job.config.dataset.model_copy(
                 update={"name": eval_set.name, "shards": (eval_set.address,)}
             )
-            own = {"dataset": dataset, "against": (), "limit": None}
+            own = {"dataset": dataset, "against": (), "limit": None, "onto": None}
             config = job.config.model_copy(update=own)
             write_run(eval_set.run, config)
             options = replace(job.options, rebuild_from=None)

@@ -6,10 +6,12 @@ from pipeline.config import RunConfig
 from pipeline.io.remote import is_remote
 from pipeline.runner.part import Stage
 from pipeline.stages import (
+    adopt,
     against,
     borderline,
     captions,
     cells,
+    components,
     diversity,
     embed,
     erase,
@@ -18,6 +20,7 @@ from pipeline.stages import (
     findings,
     generate,
     groups,
+    hubs,
     ids,
     index,
     ingest,
@@ -25,6 +28,7 @@ from pipeline.stages import (
     model,
     pairs,
     prompts,
+    quality,
     recall,
     redraw,
     report,
@@ -32,6 +36,7 @@ from pipeline.stages import (
     score,
     screen,
     shards,
+    survivors,
     truth,
     verdict,
     verify,
@@ -39,6 +44,7 @@ from pipeline.stages import (
 
 DEMO: tuple[Stage, ...] = (shards.STAGE, model.STAGE)
 DEDUP: tuple[Stage, ...] = (
+    adopt.STAGE,
     fetch.STAGE,
     scan.STAGE,
     ingest.STAGE,
@@ -46,15 +52,24 @@ DEDUP: tuple[Stage, ...] = (
     embed.STAGE,
     captions.STAGE,
     index.STAGE,
+    hubs.STAGE,
     cells.STAGE,
     pairs.STAGE,
     recall.STAGE,
     borderline.STAGE,
     against.STAGE,
+    quality.STAGE,
+    components.STAGE,
+    survivors.STAGE,
     groups.STAGE,
     diversity.STAGE,
     export.STAGE,
 )
+PREPARING: dict[str, tuple[str, ...]] = {
+    "pairs": ("hubs",),
+    "groups": ("quality", "components", "survivors"),
+}
+"""What a stage reads that is nobody's aim: configurations name the stage alone."""
 EMBEDDED: tuple[Stage, ...] = (fetch.STAGE, scan.STAGE, ingest.STAGE, ids.STAGE, embed.STAGE)
 """What an evaluation set goes through before it can be compared."""
 AUDIT: tuple[Stage, ...] = (
@@ -89,5 +104,6 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
     idle |= set() if config.borderline.neighbours else {borderline.STAGE}
     idle |= set() if config.captions.encoder else {captions.STAGE}
     idle |= set() if config.against else {against.STAGE}
+    idle |= set() if config.onto else {adopt.STAGE}
     idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
     return tuple(stage for stage in stages if stage not in idle)

@@ -3,6 +3,7 @@
 Stages write through these names and read each other's output through these functions.
 """
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy import sparse
 
-from indexes import exact_classes, unit
+from indexes import unit
 from pipeline.errors import MissingInput, ShardCorrupt
 from pipeline.io import schemas
 from pipeline.io.images import ImageLimits, decode
@@ -22,6 +24,8 @@ from pipeline.io.tables import read_parts, read_table
 
 FETCHED = "fetched"
 REKEYED = "images/rekeyed.parquet"
+ADOPTED = "onto/adopted.json"
+OLD_DUPLICATES = "onto/duplicates.parquet"
 DUPLICATES = "duplicates.parquet"
 GROUPS = "groups.parquet"
 CAPTION_GROUPS = "caption_groups.parquet"
@@ -51,24 +55,51 @@ def image_part(name: str) -> str:
     return f"images/part-{name}.parquet"
 
 
-def exact_keys(images: pa.Table) -> list[str]:
-    """What makes two rows of the manifest exact copies: equal pixels, which equal bytes imply.
+DIGESTS = ("sha256", "pixel_sha256", "vector_sha256")
+"""The columns of the manifest that tell exact copies: of the file, its pixels, a given vector."""
 
-    Where only a vector was given: equal bytes, if its digest was given too; else the row is like
-    no other.
+
+def exact_keys(images: pa.Table) -> npt.NDArray[np.int64]:
+    """Numbers (n,), equal where two rows of the manifest are exact copies, by any of DIGESTS.
+
+    Equal bytes imply equal pixels, so that pixels alone decide where all were looked at. Where only
+    a vector was given: equal bytes, if their digest was given too, or equal vectors.
     """
-    columns = (images[name].to_pylist() for name in ("pixel_sha256", "sha256", "image_id"))
-    return [
-        pixels or (f"bytes {sha256}" if sha256 else f"id {image_id}")
-        for pixels, sha256, image_id in zip(*columns, strict=True)
-    ]
+    codes = {name: _codes(images[name]) for name in DIGESTS}
+    if (codes["pixel_sha256"] >= 0).all():
+        return codes["pixel_sha256"]
+    n = last = images.num_rows
+    rows, digests = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for numbers in codes.values():  # a graph of rows and digests: copies are joined by a digest
+        known = np.flatnonzero(numbers >= 0)
+        rows.append(known)
+        digests.append(last + numbers[known])
+        last += int(numbers.max(initial=-1)) + 1
+    ends = np.concatenate(rows), np.concatenate(digests)
+    graph = sparse.coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(last, last))
+    _, component = sparse.csgraph.connected_components(graph, directed=False)
+    return np.asarray(component[:n], np.int64)
+
+
+def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """A number for each distinct text, -1 for none."""
+    indices = pc.dictionary_encode(column.combine_chunks()).indices
+    return np.asarray(pc.fill_null(indices, -1).to_numpy(zero_copy_only=False), np.int64)
 
 
 def read_centres(run: Path) -> npt.NDArray[np.int64]:
-    """One id of each class of exact copies: the smallest."""
-    images = read_images(run, columns=["image_id", "sha256", "pixel_sha256"])
+    """One id of each class of exact copies: the smallest.
+
+    Where the run was added to another, the smallest of that one's, whose pairs are known.
+    """
+    images = read_images(run, columns=["image_id", *DIGESTS])
     ids: npt.NDArray[np.int64] = images["image_id"].to_numpy()
-    return ids[exact_classes(exact_keys(images), ids) == ids]
+    own = read_own_ids(run)
+    added = np.zeros(len(ids), bool) if own is None else np.isin(ids, own)
+    _, classes = np.unique(exact_keys(images), return_inverse=True)
+    order = np.lexsort((ids, added, classes))
+    _, first = np.unique(classes[order], return_index=True)
+    return np.sort(ids[order[first]])
 
 
 @dataclass(frozen=True)
@@ -104,6 +135,32 @@ class EmbeddingPart:
         return f"embeddings/{self.encoder}/rejected/rejected_{self.name}.parquet"
 
 
+def current_groups(duplicates: pa.Table) -> npt.NDArray[np.int64]:
+    """The group of each row of duplicates.parquet, those that a later run joined taken as one."""
+    groups = pc.coalesce(duplicates["merged_into"], duplicates["group_id"])
+    return np.asarray(groups.to_numpy(), np.int64)
+
+
+def first_own_part(run: Path) -> int:
+    """The number of the first part that is not another run's, which this one was added to."""
+    path = run / ADOPTED
+    return int(json.loads(path.read_bytes())["first_own_part"]) if path.is_file() else 0
+
+
+def own_image_parts(run: Path) -> list[str]:
+    """`list_image_parts` without those of the run that this one was added to."""
+    first = first_own_part(run)
+    return [name for name in list_image_parts(run) if int(name) >= first]
+
+
+def read_own_ids(run: Path) -> npt.NDArray[np.int64] | None:
+    """Accepted pictures that the run added to another, ascending; None where it is not so made."""
+    if not (run / ADOPTED).is_file():
+        return None
+    parts = own_image_parts(run)
+    return np.sort(read_images(run, parts, columns=["image_id"])["image_id"].to_numpy())
+
+
 def list_image_parts(run: Path) -> list[str]:
     """Names of the manifest's parts, in order. Raises MissingInput where there are none."""
     paths = sorted(run.glob(image_part("*")))
@@ -137,9 +194,10 @@ def read_images(
     return table.select(list(columns or schemas.IMAGES.names))
 
 
-def count_accepted(run: Path) -> int:
-    """How many rows of the manifest are accepted, a part at a time."""
-    paths = (run / image_part(name) for name in list_image_parts(run))
+def count_accepted(run: Path, parts: Sequence[str] | None = None) -> int:
+    """How many rows of the manifest, or of `parts` of it, are accepted; read a part at a time."""
+    names = list_image_parts(run) if parts is None else parts
+    paths = (run / image_part(name) for name in names)
     tables = (read_table(path, schemas.IMAGES, columns=["status"]) for path in paths)
     return sum(pc.sum(pc.equal(table["status"], ACCEPTED)).as_py() or 0 for table in tables)
 
@@ -270,6 +328,30 @@ def index_folder(encoder: str) -> str:
 def pair_part(encoder: str, name: str) -> str:
     """One block of an encoder's near-duplicate pairs."""
     return f"pairs/{encoder}/part-{name}.parquet"
+
+
+HUBS_PART = "hubs"
+"""The name of the part of an encoder's pairs that holds the stars of its hubs."""
+
+
+def old_hubs_file(encoder: str) -> str:
+    """The hubs of the run that this one was added to."""
+    return f"onto/hubs/{encoder}.parquet"
+
+
+def hubs_file(encoder: str) -> str:
+    """Who belongs to which hub of an encoder: in the join only its leader takes part."""
+    return f"hubs/{encoder}.parquet"
+
+
+def read_hub_members(run: Path, encoder: str) -> npt.NDArray[np.int64]:
+    """The members of an encoder's hubs, leaders left out, ascending."""
+    path = run / hubs_file(encoder)
+    if not path.is_file():
+        return np.zeros(0, np.int64)
+    table = read_table(path, schemas.HUBS)
+    members = table.filter(pc.not_equal(table["leader_id"], table["image_id"]))["image_id"]
+    return np.sort(members.to_numpy())
 
 
 def recall_file(encoder: str) -> str:

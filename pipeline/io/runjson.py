@@ -28,7 +28,11 @@ def write_run(run: Path, config: RunConfig) -> None:
         "versions": _versions(),
         "upstream": {
             name: {"path": str(path), "fingerprint": run_fingerprint(path)}
-            for name, path in (("train", config.train), ("findings", config.findings))
+            for name, path in (
+                ("train", config.train),
+                ("findings", config.findings),
+                ("onto", config.onto),
+            )
             if path is not None
         },
         "recall": _recalls(run),

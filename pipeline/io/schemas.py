@@ -39,6 +39,7 @@ IMAGES = _schema(
     ("height", _I32, _OPTIONAL),
     ("sha256", _STR, _OPTIONAL),
     ("pixel_sha256", _STR, _OPTIONAL),
+    ("vector_sha256", _STR, _OPTIONAL),
     ("status", _STR),
     ("reason", _STR),
     ("detail", _STR),
@@ -71,6 +72,14 @@ REJECTED = _schema(("image_id", _I64), ("key", _STR), ("reason", _STR), ("detail
 
 PAIRS = _schema(("id_a", _I64), ("id_b", _I64), ("similarity", _F64), ("reason", _STR))
 
+QUALITY = _schema(("image_id", _I64), ("value", _F64, _OPTIONAL))
+
+HUBS = _schema(("leader_id", _I64), ("image_id", _I64), ("similarity", _F64))
+
+# group_id never changes once a run has given it. Where a later run (`onto`) joins groups, the
+# smallest id of those that were there stays, and rows of the others say so in merged_into: the
+# present group is coalesce(merged_into, group_id), and group_size is its size. subgroup_id is the
+# smallest image id of a piece that has a star; a group that does not chain is one piece.
 DUPLICATES = _schema(
     ("image_id", _I64),
     ("uid", _STR, _OPTIONAL),
@@ -82,6 +91,16 @@ DUPLICATES = _schema(
     ("representative_id", _I64),
     ("similarity_to_representative", _F64),
     ("merged_into", _I64, _OPTIONAL),
+    ("subgroup_id", _I64, _OPTIONAL),
+)
+
+SURVIVORS = _schema(
+    ("image_id", _I64),
+    ("keep", _BOOL),
+    ("reason", _STR),
+    ("representative_id", _I64),
+    ("similarity_to_representative", _F64),
+    ("subgroup_id", _I64),
 )
 
 EXPORT_ROWS = _schema(
@@ -102,6 +121,7 @@ GROUPS = _schema(
     ("weakest_link", _F64),
     ("diameter", _I32),
     ("placeholder", _BOOL),
+    ("n_subgroups", _I32, _OPTIONAL),
 )
 
 _NEAREST_EVAL = (

@@ -1,6 +1,6 @@
 """Parquet with declared columns, page checksums and the same bytes for the same rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +40,30 @@ def write_table(path: Path, table: pa.Table) -> int:
 
     Extra columns of the caller's are kept: the schema of `table` is written as it is.
     """
-    tagged = table.replace_schema_metadata({WRITER_KEY: f"unmemorize {__version__}".encode()})
-    with atomic_path(path) as temporary:
-        pq.write_table(
-            tagged,
+    return write_tables(path, [table], table.schema)
+
+
+def write_tables(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> int:
+    """Write tables of one schema into one file, one after the other; as `write_table` does.
+
+    Every table begins a row group, so that the bytes depend on where the rows are divided.
+    """
+    tag = {WRITER_KEY: f"unmemorize {__version__}".encode()}
+    rows = 0
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(
             temporary,
+            schema.with_metadata(tag),
             compression="zstd",
             write_page_checksum=True,
             store_schema=True,
-            row_group_size=1 << 17,
-        )
-    return int(table.num_rows)
+        ) as writer,
+    ):
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata(tag), row_group_size=1 << 17)
+            rows += table.num_rows
+    return rows
 
 
 def write_rows(path: Path, rows: Rows, schema: pa.Schema) -> int:
@@ -100,6 +113,28 @@ def read_parts(
     tables = [read_table(path, schema, columns=columns) for path in paths]
     fields = [schema.field(name) for name in (columns or schema.names)]
     return pa.concat_tables(tables) if tables else pa.schema(fields).empty_table()
+
+
+def iter_tables(
+    path: Path, schema: pa.Schema, *, columns: Sequence[str] | None = None, rows: int = 1 << 20
+) -> Iterator[pa.Table]:
+    """Read one of our own tables as `read_table` does, at most `rows` at a time."""
+    wanted = pa.schema([schema.field(name) for name in (columns or schema.names)])
+    if not path.is_file():
+        raise MissingInput(f"{path}: no such file")
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            missing = [name for name in wanted.names if name not in file.schema_arrow.names]
+            if missing:
+                raise SchemaMismatch(
+                    f"{path}: no column {', '.join(missing)}; made by another version?"
+                )
+            for batch in file.iter_batches(rows, columns=wanted.names):
+                table = pa.Table.from_batches([batch]).select(wanted.names).cast(wanted)
+                _require_no_nulls(table, str(path))
+                yield table
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ShardCorrupt(f"{path}: not a sound Parquet file ({first_line(error)})") from error
 
 
 def _require_no_nulls(table: pa.Table, where: str) -> None:

@@ -5,6 +5,7 @@ metadata/metadata_N.parquet, and Parquet files with a column of lists beside the
 Curator and embedding-reader have them.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -139,6 +140,12 @@ def read_rows_of(file: VectorFile) -> dict[str, list[Any]]:
     return {name: values or [None] * table.num_rows for name, values in columns.items()}
 
 
+def key_column(file: VectorFile) -> str:
+    """The column of the table that `read_rows_of` gives as key."""
+    with pq.ParquetFile(file.metadata) as table:
+        return _first_of(table.schema_arrow.names, _ids(file), file.metadata)
+
+
 def write_vectors(path: Path, vectors: Vectors, rows: Sequence[int]) -> None:
     """Write the chosen rows as npy, atomically and a block at a time; fp16 and fp32 as they are."""
     narrow = vectors.dtype.itemsize < 8  # doubles that were judged sound still fit no float32
@@ -165,6 +172,19 @@ def norms(vectors: Vectors) -> npt.NDArray[np.float64]:
         with np.errstate(over="ignore", invalid="ignore"):
             lengths[start : start + len(block)] = np.sqrt(np.square(block).sum(axis=1))
     return lengths
+
+
+def vector_digests(vectors: Vectors) -> list[str]:
+    """The SHA-256 of each vector's bytes, in its own precision and little-endian.
+
+    Equal digests are equal vectors; 0 and -0 are not, which no encoder gives in the same place.
+    """
+    digests: list[str] = []
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
+        block = np.asarray(vectors[start : start + _ROWS_AT_ONCE])
+        block = np.ascontiguousarray(block, block.dtype.newbyteorder("<"))
+        digests += [hashlib.sha256(row).hexdigest() for row in block]
+    return digests
 
 
 def _any_found(find: Callable[[Sequence[str]], Sequence[Any]], addresses: Sequence[str]) -> bool:

@@ -5,6 +5,7 @@ set has pictures.
 """
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.io import schemas
-from pipeline.io.runfolder import ACCEPTED
+from pipeline.io.runfolder import ACCEPTED, current_groups
 from pipeline.io.tables import read_rows, read_table
 from pipeline.report.bins import bin_label, bin_labels
 from pipeline.report.facts import (
@@ -65,8 +66,7 @@ def duplicates(sources: Sources) -> Duplicates | None:
     facts_path = sources.one(_FACTS)
     columns = ["n_kept", "placeholder"]
     facts = read_rows(facts_path, schemas.GROUPS, columns=columns) if facts_path else []
-    columns = ["group_id", "group_size", "keep", "reason"]
-    table = read_table(path, schemas.DUPLICATES, columns=columns)
+    table = _with_current_groups(path, ["group_size", "keep", "reason"])
     grouped = table.filter(pc.greater(table["group_size"], 1))
     sizes = _size_of_groups(grouped)
     dropped = table.filter(pc.invert(table["keep"]))
@@ -87,6 +87,13 @@ def duplicates(sources: Sources) -> Duplicates | None:
         sizes=tuple((label, counts[label]) for label in bin_labels(counts)),
         shown=_largest(sources, sources.context.config.report.max_groups),
     )
+
+
+def _with_current_groups(path: Path, columns: list[str]) -> pa.Table:
+    """The columns, and `group_id` as it is now where a later run joined groups."""
+    names = ["group_id", "merged_into", *columns]
+    table = read_table(path, schemas.DUPLICATES, columns=names)
+    return table.set_column(0, "group_id", pa.array(current_groups(table)))
 
 
 class _Tally:
@@ -144,9 +151,8 @@ def _largest(sources: Sources, wanted: int) -> tuple[Group, ...]:
     path = sources.one(_GROUPS)
     if path is None:
         return ()
-    columns = ["image_id", "group_id", "group_size", "keep", "reason"]
-    columns.append("similarity_to_representative")
-    table = read_table(path, schemas.DUPLICATES, columns=columns)
+    columns = ["image_id", "group_size", "keep", "reason", "similarity_to_representative"]
+    table = _with_current_groups(path, columns)
     grouped = table.filter(pc.greater(table["group_size"], 1))
     ids, first = np.unique(grouped["group_id"].to_numpy(), return_index=True)
     sizes = grouped["group_size"].to_numpy()[first]

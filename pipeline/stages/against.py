@@ -23,6 +23,7 @@ from pipeline.encoders import metric_of
 from pipeline.errors import InputError, MissingInput
 from pipeline.io import schemas
 from pipeline.io.runfolder import (
+    DIGESTS,
     REKEYED,
     contamination_part,
     exact_keys,
@@ -67,7 +68,7 @@ def plan(context: Context) -> list[Part]:
 
 def run(part: Part, context: Context) -> Outcome:
     """Write the contaminated pictures of one shard, each with its nearest evaluation picture."""
-    columns = ["image_id", "sha256", "pixel_sha256"]
+    columns = ["image_id", *DIGESTS]
     images = read_images(context.run, [part.name], columns=columns)
     found = _Nearest()
     for eval_set in eval_sets(context):
@@ -97,26 +98,26 @@ def list_contamination(context: Context) -> list[str]:
 
 
 def read_contamination(context: Context, images: pa.Table) -> pa.Table:
-    """The contaminated ones of `images` (image_id, sha256, pixel_sha256), sorted by id.
+    """The contaminated ones of `images` (image_id and DIGESTS), sorted by id.
 
     A picture is contaminated if an exact copy of it is: its own vector may have been given, and
     differ.
     """
     paths = [context.path(name) for name in list_contamination(context)]
-    found = {row["image_id"]: row for row in read_parts(paths, schemas.CONTAMINATION).to_pylist()}
-    ids = images["image_id"].to_numpy()
-    centres = indexes.exact_classes(exact_keys(images), ids).tolist()
-    of_class: dict[int, dict[str, object]] = {}
-    for image_id, centre in sorted(zip(ids.tolist(), centres, strict=True)):
-        if image_id in found:
-            of_class.setdefault(centre, found[image_id])
-    rows = [
-        (found.get(image_id) or of_class[centre]) | {"image_id": image_id}
-        for image_id, centre in sorted(zip(ids.tolist(), centres, strict=True))
-        if centre in of_class
-    ]
-    columns = {name: [row[name] for row in rows] for name in schemas.CONTAMINATION.names}
-    return table_from_columns(columns, schemas.CONTAMINATION)
+    found = read_parts(paths, schemas.CONTAMINATION).sort_by("image_id")
+    order = np.argsort(images["image_id"].to_numpy())
+    ids = images["image_id"].to_numpy()[order]
+    classes = indexes.exact_classes(exact_keys(images), images["image_id"].to_numpy())[order]
+    bad = found["image_id"].to_numpy()
+    bad, rows = bad[np.isin(bad, ids)], np.flatnonzero(np.isin(bad, ids))
+    known, first = np.unique(classes[np.searchsorted(ids, bad)], return_index=True)
+    chosen = np.isin(classes, known)
+    source = rows[first[np.searchsorted(known, classes[chosen])]] if len(known) else rows
+    own = np.isin(ids[chosen], bad)
+    source[own] = rows[np.searchsorted(bad, ids[chosen][own])]
+    table = found.take(pa.array(source, pa.int64()))
+    columns = {name: table[name] for name in schemas.CONTAMINATION.names}
+    return table_from_columns(columns | {"image_id": ids[chosen]}, schemas.CONTAMINATION)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class _Reference:
 
     def __init__(self, eval_set: EvalSet) -> None:
         self.set = eval_set
-        names = ["image_id", "shard", "key", "sha256", "pixel_sha256"]
+        names = ["image_id", "shard", "key", *DIGESTS]
         table = read_images(eval_set.run, columns=names)
         ids = table["image_id"].to_numpy()
         centre = indexes.exact_classes(exact_keys(table), ids) == ids

@@ -22,10 +22,13 @@ from pipeline.config import joined_encoders
 from pipeline.encoders import metric_of
 from pipeline.geometry import LocalFeatures, local_features, same_picture
 from pipeline.geometry.features import SIDE
+from pipeline.increment import previous
 from pipeline.io.images import ImageLimits, decode
 from pipeline.io.runfolder import (
     VERIFIED,
+    count_accepted,
     list_image_parts,
+    own_image_parts,
     pair_part,
     part_name,
     read_embeddings,
@@ -58,9 +61,9 @@ def plan(context: Context) -> list[Part]:
     """Parts as of the joins that are done by cosine, but shorter."""
     thresholds = joined_thresholds(context)
     encoders = context.config.embed.encoders
-    shards = [relative(shard.path, context.run) for shard in shards_of(context)]
+    shards = [relative(path, context.run) for path in _shards(context).values()]
     hashes = [file for name in _hashes(context) for file in join_inputs(context, name)]
-    rows = read_images(context.run, columns=["image_id"]).num_rows
+    rows = count_accepted(context.run, own_image_parts(context.run))
     parts = []
     for name in joined_encoders(context.config):
         if metric_of(encoders[name]) != "cosine":
@@ -112,7 +115,13 @@ def _candidates(part: Part, context: Context) -> Pairs:
     join = open_join(context, name, high)
     if join.cells is None:
         found = indexes.nearest_below(
-            join.vectors, join.ids, config.neighbours, low=low, high=high, rows=slice(first, end)
+            join.vectors,
+            join.ids,
+            config.neighbours,
+            low=low,
+            high=high,
+            rows=slice(first, end),
+            fresh=join.fresh,
         )
     else:
         found = indexes.cell_nearest_below(
@@ -123,6 +132,7 @@ def _candidates(part: Part, context: Context) -> Pairs:
             low=low,
             high=high,
             owned=range(first, end),
+            fresh=join.fresh,
         )
     for hashed in _hashes(context):
         found = _apart(found, context, hashed, thresholds[hashed])
@@ -158,16 +168,27 @@ class _Place:
 
 def _places(context: Context, ids: npt.NDArray[np.int64]) -> dict[int, _Place]:
     """Where the pictures lie; the manifest is read a shard at a time."""
-    shards = {shard.name: shard.path for shard in shards_of(context)}
-    columns = ["image_id", "shard", "offset", "size", "sha256"]
+    shards = _shards(context)
+    columns = ["image_id", "dataset", "shard", "offset", "size", "sha256"]
     places = {}
     for name in list_image_parts(context.run):
         table = read_images(context.run, [name], columns=columns)
         wanted = np.isin(table["image_id"].to_numpy(), ids)
         for row in table.filter(wanted).to_pylist():
-            path = shards[row["shard"]]
+            path = shards[row["dataset"], row["shard"]]
             places[row["image_id"]] = _Place(path, row["offset"], row["size"], row["sha256"])
     return places
+
+
+def _shards(context: Context) -> dict[tuple[str, str], Path]:
+    """The shards of this run and of those that it is added to, by data set and name."""
+    shards: dict[tuple[str, str], Path] = {}
+    run: Context | None = context
+    while run is not None:
+        for shard in shards_of(run):
+            shards.setdefault((run.config.dataset.name, shard.name), shard.path)
+        run = previous(run)
+    return shards
 
 
 class _Pictures:

@@ -2,7 +2,7 @@
 
 One copy of the vectors, fp16 and in the order of cells, so that a part of `pairs` reads its cells
 as one piece of a file and holds no more than a cell and its visitors. Exact copies are left out:
-their star is known, and a million of one placeholder would make one cell of a million.
+their star is known, and a million of one placeholder would make one cell of a million; so are hubs.
 """
 
 import tempfile
@@ -22,11 +22,13 @@ from pipeline.io.runfolder import (
     REKEYED,
     EmbeddingPart,
     count_accepted,
+    hubs_file,
     image_part,
     list_embedding_parts,
     list_image_parts,
     load_vectors,
     read_centres,
+    read_hub_members,
 )
 from pipeline.io.tables import read_table
 from pipeline.runner.part import Context, Outcome, Part, Stage
@@ -69,6 +71,7 @@ def plan(context: Context) -> list[Part]:
         if metric_of(config.embed.encoders[name]) == "cosine":
             files = list_embedding_parts(context.run, name)
             inputs = tuple(path for file in files for path in (file.vectors, file.metadata))
+            inputs += (hubs_file(name),) if context.path(hubs_file(name)).is_file() else ()
             parts.append(Part(name, (*manifest, REKEYED, *inputs), {"encoder": name}))
     return parts
 
@@ -100,7 +103,7 @@ def _by_id(
     context: Context, name: str, scratch: Path
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int64]]:
     """The vectors of all centres in the order of their ids, on disk at `scratch`, and the ids."""
-    centres = read_centres(context.run)
+    centres = np.setdiff1d(read_centres(context.run), read_hub_members(context.run, name))
     files = list_embedding_parts(context.run, name)
     present = [_ids(context.run, file) for file in files]
     ids = np.sort(np.concatenate(present))

@@ -25,7 +25,7 @@ from pipeline.io.runfolder import (
     REKEYED,
     EmbeddingPart,
     image_part,
-    list_image_parts,
+    own_image_parts,
     read_images,
 )
 from pipeline.io.shards import iterate_samples
@@ -51,7 +51,7 @@ def plan(context: Context) -> list[Part]:
             (image_part(name), REKEYED, relative(shards[name].path, context.run)),
             params,
         )
-        for name in list_image_parts(context.run)
+        for name in own_image_parts(context.run)
     ]
 
 

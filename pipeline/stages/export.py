@@ -3,7 +3,8 @@
 keep.parquet and drop.parquet always; removal_ids.parquet as NeMo Curator removes by it; keep.npy
 and drop.npy in DataComp's format where every row has a uid; contaminated.parquet where evaluation
 sets were given; and the shards again with the kept samples only, each member's bytes as they were,
-tar, Parquet and statistics in step.
+tar, Parquet and statistics in step. Where the run was added to another, the lists are of both, the
+shards of this one.
 """
 
 import io
@@ -18,10 +19,12 @@ from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
 from pipeline.io.runfolder import (
     CONTAMINATED,
+    DIGESTS,
     DUPLICATES,
     REKEYED,
     image_part,
     list_image_parts,
+    own_image_parts,
     read_images,
 )
 from pipeline.io.shards import Shard, group_members, read_member, write_shard
@@ -34,7 +37,6 @@ from pipeline.stages.scan import shards_of
 
 _LISTS = "lists"
 _UID_DIGITS = 32
-_DIGESTS = ("sha256", "pixel_sha256")
 _REMOVAL_IDS = "export/removal_ids.parquet"
 
 
@@ -44,7 +46,7 @@ def plan(context: Context) -> list[Part]:
     parts = [Part(_LISTS, (*manifest, REKEYED, DUPLICATES, *list_contamination(context)))]
     if context.config.export.write_shards:
         shards = {f"{shard.number:05d}": shard for shard in shards_of(context)}
-        for name in list_image_parts(context.run):
+        for name in own_image_parts(context.run):
             files = [p for p in (shards[name].path, shards[name].metadata) if p.is_file()]
             inputs = tuple(relative(path, context.run) for path in files)
             params = {"shard": shards[name].name}
@@ -68,8 +70,8 @@ def datacomp_subset(uids: list[str]) -> npt.NDArray[np.void]:
 
 def _write_lists(context: Context) -> Outcome:
     duplicates = read_table(context.path(DUPLICATES), schemas.DUPLICATES)
-    images = read_images(context.run, columns=["image_id", "shard", "key", *_DIGESTS])
-    places = images.drop_columns(list(_DIGESTS))
+    images = read_images(context.run, columns=["image_id", "shard", "key", *DIGESTS])
+    places = images.drop_columns(list(DIGESTS))
     table = duplicates.join(places, "image_id", join_type="inner").sort_by("image_id")
     outputs = [_REMOVAL_IDS]
     write_table(context.path(_REMOVAL_IDS), removal_ids(duplicates))

@@ -28,7 +28,7 @@ from pipeline.encoders import build_encoder, metric_of
 from pipeline.io import schemas
 from pipeline.io.digest import sha256_once
 from pipeline.io.images import to_square
-from pipeline.io.runfolder import DUPLICATES, TrainingImages, index_folder
+from pipeline.io.runfolder import DUPLICATES, TrainingImages, current_groups, index_folder
 from pipeline.io.runjson import read_run_config
 from pipeline.io.tables import read_table
 from pipeline.runner.part import Context
@@ -61,7 +61,7 @@ class Gallery:
     def __init__(self, run: Path, config: RunConfig, match: MatchConfig) -> None:
         self._config, self._match = config, match
         table = read_table(run / DUPLICATES, schemas.DUPLICATES)
-        ids, groups = table["image_id"].to_numpy(), table["group_id"].to_numpy()
+        ids, groups = table["image_id"].to_numpy(), current_groups(table)
         self._kept: Ids = ids[table["keep"].to_numpy(zero_copy_only=False)]
         self.group_of: dict[int, int] = dict(zip(ids.tolist(), groups.tolist(), strict=True))
         self._members: dict[int, list[int]] = {}

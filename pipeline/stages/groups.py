@@ -1,230 +1,168 @@
-"""groups: pairs in, one row a picture out: its group, and whether it is kept.
+"""groups: survivors in, one row a picture out: its group, and whether it is kept.
 
-A group is a connected component of the pairs. Inside it pictures are kept greedily by quality, so
-that no two kept ones are near-duplicates and every dropped one has a kept one at or above the
-threshold: components alone would chain, and drop pictures that resemble no survivor. A component
-with several kept pictures is such a chain; representative_id splits it. groups.parquet says how
-long chains are, where they are weakest, and which group is a placeholder ("no image").
-
-Pictures that an evaluation set holds too are dropped first and represent nothing, themselves
-included: what resembles only them, and no evaluation picture, may be kept.
+duplicates.parquet has all accepted pictures in the order of their ids, which are hashes: rows of
+one shard are scattered over all of it. So each column that only the manifest has is dealt out to
+ranges of ids on disk, and a range at a time is written. Memory: 9 bytes a picture (whether a row is
+grouped, and where), the grouped pictures, and two ranges.
 """
 
-from typing import Any
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-import indexes
-from indexes import Pairs
 from pipeline.io import schemas
+from pipeline.io.atomic import TEMPORARY_PREFIX
 from pipeline.io.runfolder import (
     DUPLICATES,
     GROUPS,
+    OLD_DUPLICATES,
     REKEYED,
-    exact_keys,
     image_part,
     list_image_parts,
-    list_pairs,
     read_images,
 )
-from pipeline.io.tables import read_parts, table_from_columns, write_rows, write_table
+from pipeline.io.tables import (
+    iter_tables,
+    read_parts,
+    read_table,
+    table_from_columns,
+    write_table,
+    write_tables,
+)
 from pipeline.runner.part import Context, Outcome, Part, Stage
-from pipeline.stages.against import CONTAMINATED, list_contamination, read_contamination
+from pipeline.stages.against import CONTAMINATED, list_contamination
+from pipeline.stages.components import IDS, LABELS, SIZES, Components, open_components, read_cuts
+from pipeline.stages.survivors import facts_part, survivors_part
 
-_EXACT_REASONS = ("bytes", "pixels")
-Row = dict[str, Any]
+_ROWS_AT_ONCE = 1 << 20
+_MOST_FILES = 200  # open at once; a range has more rows where there would be more
+_OF_IMAGES = ("image_id", "uid", "url")
 
 
 def plan(context: Context) -> list[Part]:
-    """One part: a component may span all shards."""
+    """One part, for all is one file."""
+    numbers = [f"{number:05d}" for number in range(len(read_cuts(context.run)))]
     manifest = [image_part(name) for name in list_image_parts(context.run)]
-    inputs = (*manifest, REKEYED, *list_pairs(context.run), *list_contamination(context))
-    return [Part("all", inputs)]
+    chosen = [path for n in numbers for path in (survivors_part(n), facts_part(n))]
+    inputs = (*manifest, REKEYED, IDS, LABELS, SIZES, *chosen, *list_contamination(context))
+    inputs += (OLD_DUPLICATES,) if (context.run / OLD_DUPLICATES).is_file() else ()
+    return [Part("all", inputs, {"ranges": numbers})]
 
 
 def run(part: Part, context: Context) -> Outcome:
-    """Write duplicates.parquet."""
-    del part
-    images = read_images(context.run)
-    pairs = read_parts((context.run / path for path in list_pairs(context.run)), schemas.PAIRS)
-    config = context.config.groups
-    bad = read_contamination(context, images)["image_id"].to_numpy()
-    table = group(images, pairs, config.quality, contaminated=bad)
-    write_table(context.path(DUPLICATES), table)
-    facts = group_facts(images, table, pairs, config.placeholder_size)
-    write_rows(context.path(GROUPS), facts, schemas.GROUPS)
-    return Outcome((DUPLICATES, GROUPS), images.num_rows, table.num_rows)
+    """Write duplicates.parquet and groups.parquet."""
+    numbers, components = part.params["ranges"], open_components(context.run)
+    paths = [context.run / survivors_part(number) for number in numbers]
+    survivors = read_parts(paths, schemas.SURVIVORS).sort_by("image_id")
+    bad, old = _contaminated(context), _old_groups(context.run)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=context.run) as folder:
+        ranges = _dealt(context.run, components, Path(folder))
+        tables = (_range(images, components, survivors, bad, old) for images in ranges)
+        rows = write_tables(context.path(DUPLICATES), tables, schemas.DUPLICATES)
+    facts = read_parts([context.run / facts_part(number) for number in numbers], schemas.GROUPS)
+    write_table(context.path(GROUPS), facts)
+    return Outcome((DUPLICATES, GROUPS), len(components.ids), rows)
 
 
-def group(
+def _range(
     images: pa.Table,
-    pairs: pa.Table,
-    quality: str,
-    *,
-    contaminated: npt.NDArray[np.int64] | None = None,
+    components: Components,
+    survivors: pa.Table,
+    bad: npt.NDArray[np.int64],
+    old: pa.Table,
 ) -> pa.Table:
-    """The rows of duplicates.parquet, sorted by image id; independent of the order of rows.
-
-    `contaminated` ids, whole classes of exact copies, are dropped before any is chosen; each is
-    listed as its own representative.
-    """
-    images = images.sort_by("image_id")
+    """The rows of duplicates.parquet of consecutive ids."""
     ids = images["image_id"].to_numpy()
-    id_a, id_b = pairs["id_a"].to_numpy(), pairs["id_b"].to_numpy()
-    groups = indexes.connected_components(ids, id_a, id_b)
-    _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    clean = ~np.isin(ids, np.zeros(0, np.int64) if contaminated is None else contaminated)
-    cover = _cover(images, pairs, quality_rank(images, quality), clean)
-    sizes_of = sizes[place]
+    rows = components.rows_of(ids)
+    alone = components.sizes[rows] == 1
+    place = np.searchsorted(survivors["image_id"].to_numpy(), ids)
+    chosen = survivors.take(pa.array(np.where(alone, 0, place), mask=alone))
+    clean = ~np.isin(ids, bad)
+    group_id, merged_into = _named(ids, components.labels[rows], old)
     columns = {
         "image_id": ids,
         "uid": images["uid"],
         "url": images["url"],
-        "group_id": groups,
-        "group_size": sizes_of.astype(np.int32),
-        "keep": cover.kept,
-        "reason": _reasons(images, pairs, sizes_of, cover, clean),
-        "representative_id": cover.representative,
-        "similarity_to_representative": cover.similarity,
-        "merged_into": pa.nulls(len(ids), pa.int64()),
+        "group_id": group_id,
+        "group_size": components.sizes[rows],
+        "keep": pc.coalesce(chosen["keep"].combine_chunks(), pa.array(clean)),
+        "reason": pc.coalesce(
+            chosen["reason"].combine_chunks(),
+            pc.if_else(pa.array(clean), "unique", CONTAMINATED),
+        ),
+        "representative_id": pc.coalesce(
+            chosen["representative_id"].combine_chunks(), pa.array(ids)
+        ),
+        "similarity_to_representative": pc.fill_null(chosen["similarity_to_representative"], 1.0),
+        "merged_into": merged_into,
+        "subgroup_id": pc.coalesce(chosen["subgroup_id"].combine_chunks(), pa.array(ids)),
     }
     return table_from_columns(columns, schemas.DUPLICATES)
 
 
-def group_facts(
-    images: pa.Table, duplicates: pa.Table, pairs: pa.Table, placeholder_size: int
-) -> list[Row]:
-    """The rows of groups.parquet: every group of two or more, by id.
-
-    The diameter counts links; it is 1 where one kept picture stands for all others.
-    """
-    images, strongest = images.sort_by("image_id"), _strongest(pairs)
-    groups = duplicates["group_id"].to_numpy()
-    weakest = indexes.weakest_links(images["image_id"].to_numpy(), strongest)
-    order = np.argsort(groups, kind="stable")
-    captions = images["caption"].take(order).to_pylist()
-    kept = duplicates["keep"].to_numpy(zero_copy_only=False)[order]
-    labels, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
-    links = _LinksByGroup(duplicates, strongest)
-    rows: list[Row] = []
-    for label, start, size in zip(labels.tolist(), starts.tolist(), sizes.tolist(), strict=True):
-        if size < 2:
-            continue
-        members = slice(start, start + size)
-        n_kept, n_captions = int(kept[members].sum()), len(set(captions[members]))
-        rows.append(
-            {
-                "group_id": label,
-                "group_size": size,
-                "n_kept": n_kept,
-                "n_captions": n_captions,
-                "weakest_link": float(weakest[order[start]]),
-                "diameter": indexes.diameter(links.of(label)) if n_kept > 1 else 1,
-                "placeholder": size >= placeholder_size and 2 * n_captions >= size,
-            }
-        )
-    return rows
+def _old_groups(run: Path) -> pa.Table:
+    """The groups of the run that this one was added to; no rows where there is none."""
+    paths = [run / OLD_DUPLICATES] if (run / OLD_DUPLICATES).is_file() else []
+    table = read_parts(paths, schemas.DUPLICATES, columns=["image_id", "group_id"])
+    return table.sort_by("image_id")
 
 
-class _LinksByGroup:
-    def __init__(self, duplicates: pa.Table, pairs: Pairs) -> None:
-        place = np.searchsorted(duplicates["image_id"].to_numpy(), pairs.id_a)
-        groups = duplicates["group_id"].to_numpy()[place]
-        self._order = np.argsort(groups, kind="stable")
-        self._groups, self._pairs = groups[self._order], pairs
-
-    def of(self, group: int) -> Pairs:
-        first, end = np.searchsorted(self._groups, [group, group + 1])
-        rows = self._order[first:end]
-        return Pairs(self._pairs.id_a[rows], self._pairs.id_b[rows], self._pairs.similarity[rows])
-
-
-def quality_rank(images: pa.Table, quality: str) -> npt.NDArray[np.int64]:
-    """Rank (n,), 0 best: by quality, then sha256, then uid, so that row order never decides.
-
-    A size that is not known counts as the smallest.
-    """
-    measure = {
-        "resolution": lambda row: -(row["width"] or 0) * (row["height"] or 0),
-        "bytes": lambda row: -(row["size"] or 0),
-        "first": lambda row: (row["shard"], row["key"]),
-    }[quality]
-    names = ["width", "height", "size", "shard", "key", "sha256", "uid", "image_id"]
-    rows = images.select(names).to_pylist()
-
-    def key(place: int) -> tuple[Any, ...]:
-        row = rows[place]
-        return measure(row), row["sha256"] or "", row["uid"] or "", row["image_id"]
-
-    rank = np.empty(len(rows), np.int64)
-    rank[sorted(range(len(rows)), key=key)] = np.arange(len(rows))
-    return rank
+def _named(
+    ids: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], old: pa.Table
+) -> tuple[npt.NDArray[np.int64], pa.Array]:
+    """The columns group_id, which an old picture keeps, and merged_into."""
+    known, groups = old["image_id"].to_numpy(), old["group_id"].to_numpy()
+    place = np.minimum(np.searchsorted(known, ids), max(len(known) - 1, 0))
+    is_old = known[place] == ids if len(known) else np.zeros(len(ids), bool)
+    group_id = np.array(labels)
+    group_id[is_old] = groups[place[is_old]]
+    return group_id, pa.array(labels, mask=group_id == labels)
 
 
-def _cover(
-    images: pa.Table, pairs: pa.Table, rank: npt.NDArray[np.int64], clean: npt.NDArray[np.bool_]
-) -> indexes.Cover:
-    """What represents each row, chosen among the clean ones; of the others, each itself."""
-    ids = images["image_id"].to_numpy()
-    joined = np.isin(pairs["id_a"], ids[clean]) & np.isin(pairs["id_b"], ids[clean])
-    chosen = indexes.greedy_cover(
-        ids[clean],
-        rank[clean],
-        _strongest(pairs.filter(joined)),
-        class_of=indexes.exact_classes(exact_keys(images), ids)[clean],
-    )
-    cover = indexes.Cover(np.zeros(len(ids), bool), ids.copy(), np.ones(len(ids)))
-    cover.kept[clean] = chosen.kept
-    cover.representative[clean] = chosen.representative
-    cover.similarity[clean] = chosen.similarity
-    return cover
+def _dealt(run: Path, components: Components, folder: Path) -> Iterator[pa.Table]:
+    """The manifest's columns in the order of ids, a range of ids at a time."""
+    total = len(components.ids)
+    step = max(_ROWS_AT_ONCE, -(-total // _MOST_FILES))
+    bounds = components.ids[step::step]
+    paths = [folder / f"{number}.parquet" for number in range(len(bounds) + 1)]
+    wanted = pa.schema([schemas.IMAGES.field(name) for name in _OF_IMAGES])
+    with ExitStack() as stack:
+        writers = [stack.enter_context(pq.ParquetWriter(path, wanted)) for path in paths]
+        for images in _gathered(run):
+            number = np.searchsorted(bounds, images["image_id"].to_numpy(), side="right")
+            for place in np.unique(number).tolist():
+                writers[place].write_table(images.filter(pa.array(number == place)))
+    for path in paths:
+        yield read_table(path, wanted).sort_by("image_id")
+        path.unlink()
 
 
-def _strongest(pairs: pa.Table) -> Pairs:
-    """One row a pair: of those that several encoders found, the most similar."""
-    order = np.lexsort(
-        (-pairs["similarity"].to_numpy(), pairs["id_b"].to_numpy(), pairs["id_a"].to_numpy())
-    )
-    ranked = pairs.take(order)
-    id_a, id_b = ranked["id_a"].to_numpy(), ranked["id_b"].to_numpy()
-    first = np.ones(len(id_a), bool)
-    first[1:] = (id_a[1:] != id_a[:-1]) | (id_b[1:] != id_b[:-1])
-    return Pairs(id_a[first], id_b[first], ranked["similarity"].to_numpy()[first])
+def _gathered(run: Path) -> Iterator[pa.Table]:
+    """The manifest's parts, several small ones as one table."""
+    waiting: list[pa.Table] = []
+    for name in list_image_parts(run):
+        waiting.append(read_images(run, [name], columns=_OF_IMAGES))
+        if sum(table.num_rows for table in waiting) >= _ROWS_AT_ONCE:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
-def _reasons(
-    images: pa.Table,
-    pairs: pa.Table,
-    sizes: npt.NDArray[np.int64],
-    cover: indexes.Cover,
-    clean: npt.NDArray[np.bool_],
-) -> list[str]:
-    """Why a row is kept or dropped: `unique`, `kept`, how it matches its representative, or
-    `contaminated`."""
-    found = {
-        (row["id_a"], row["id_b"]): row["reason"]
-        for row in sorted(pairs.to_pylist(), key=lambda row: row["similarity"])
-    }
-    keys = exact_keys(images)
-    ids = images["image_id"].to_pylist()
-    key_of = dict(zip(ids, keys, strict=True))
-    digest_of = dict(zip(ids, images["sha256"].to_pylist(), strict=True))
-    reasons = []
-    for place, image_id in enumerate(ids):
-        representative = int(cover.representative[place])
-        if not clean[place]:
-            reasons.append(CONTAMINATED)
-        elif cover.kept[place]:
-            reasons.append("unique" if sizes[place] == 1 else "kept")
-        elif key_of[image_id] == key_of[representative]:
-            same_bytes = digest_of[image_id] == digest_of[representative]
-            reasons.append(_EXACT_REASONS[0] if same_bytes else _EXACT_REASONS[1])
-        else:
-            edge = (min(image_id, representative), max(image_id, representative))
-            reasons.append(found.get(edge, "descriptor"))
-    return reasons
+def _contaminated(context: Context) -> npt.NDArray[np.int64]:
+    found = [
+        table["image_id"].to_numpy()
+        for name in list_contamination(context)
+        for table in iter_tables(context.path(name), schemas.CONTAMINATION, columns=["image_id"])
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *found])
 
 
-STAGE = Stage("groups", 2, ("groups",), plan, run)
+STAGE = Stage("groups", 3, (), plan, run)

@@ -10,7 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.io import schemas
-from pipeline.io.runfolder import REKEYED, image_part, list_image_parts, read_images
+from pipeline.io.runfolder import (
+    REKEYED,
+    image_part,
+    list_image_parts,
+    own_image_parts,
+    read_images,
+)
 from pipeline.io.tables import read_parts, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.scan import salted_id
@@ -42,11 +48,16 @@ def _replacements(context: Context, values: npt.NDArray[np.int64]) -> list[dict[
     columns = ["image_id", "dataset", "shard", "key"]
     table = read_images(context.run, columns=columns, accepted_only=False)
     ids = table["image_id"].to_numpy()
+    own = read_images(
+        context.run, own_image_parts(context.run), columns=["shard"], accepted_only=False
+    )
+    added = set(own["shard"].unique().to_pylist())  # ids of an earlier run stay
     taken = set(ids.tolist())
     replaced = []
     for value in values:
         rows = table.take(np.flatnonzero(ids == value)).to_pylist()
-        for row in sorted(rows, key=lambda row: (row["shard"], row["key"]))[1:]:
+        rows.sort(key=lambda row: (row["shard"] in added, row["shard"], row["key"]))
+        for row in rows[1:]:
             salt = 1
             while (fresh := salted_id(row["dataset"], row["shard"], row["key"], salt)) in taken:
                 salt += 1

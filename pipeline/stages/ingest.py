@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.config import GIVEN
 from pipeline.errors import ShardCorrupt
 from pipeline.generation.seeds import normalize_caption
+from pipeline.increment import first_number, previous, refuse_known, renumbered
 from pipeline.io import schemas
 from pipeline.io.runfolder import ACCEPTED, EmbeddingPart, image_part, part_name
 from pipeline.io.tables import table_from_columns, write_table
@@ -25,6 +26,7 @@ from pipeline.io.vectors import (
     norms,
     read_rows_of,
     read_vectors,
+    vector_digests,
     write_vectors,
 )
 from pipeline.runner.part import Context, Outcome, Part, Stage, reject_counts, relative
@@ -41,7 +43,7 @@ def plan(context: Context) -> list[Part]:
     """One part a file, until `limit` rows are reached; all headers are read before any work."""
     parts = []
     remaining = context.config.limit
-    for file in find_vector_files(context.config.dataset.shards):
+    for file in own_vector_files(context):
         rows = count_vectors(file)
         if remaining is not None and remaining <= 0:
             break
@@ -52,6 +54,22 @@ def plan(context: Context) -> list[Part]:
         if remaining is not None:
             remaining -= rows
     return parts
+
+
+def vector_files_of(context: Context) -> list[VectorFile]:
+    """The files of vectors, those of the run that this one was added to first."""
+    own, before = find_vector_files(context.config.dataset.shards), previous(context)
+    if before is None:
+        return own
+    old = vector_files_of(before)
+    refuse_known([file.vectors for file in own], [file.vectors for file in old], before.run)
+    return [*old, *renumbered(own, before.run)]
+
+
+def own_vector_files(context: Context) -> list[VectorFile]:
+    """`vector_files_of` without those of the run that this one was added to."""
+    first = first_number(context)
+    return [file for file in vector_files_of(context) if file.number >= first]
 
 
 def run(part: Part, context: Context) -> Outcome:
@@ -69,6 +87,7 @@ def run(part: Part, context: Context) -> Outcome:
         for text in columns["caption"]
     ]
     columns["sha256"] = [_digest(text) for text in columns["sha256"]]
+    columns["vector_sha256"] = vector_digests(vectors)
     order = _order(columns)
     columns = {name: [values[i] for i in order] for name, values in columns.items()}
     columns["image_id"] = assign_ids(columns["key"], context.config.dataset.name, file.name)
@@ -143,4 +162,4 @@ def _write_metadata(path: Path, columns: Columns, accepted: list[int]) -> None:
     write_table(path, table_from_columns(chosen, schemas.EMBEDDING_METADATA))
 
 
-STAGE = Stage("ingest", 1, ("dataset", "scan"), plan, run, tolerant=True)
+STAGE = Stage("ingest", 2, ("dataset", "scan"), plan, run, tolerant=True)

@@ -1,9 +1,9 @@
 """pairs: vectors in, every pair of near-duplicates out, each with its reason.
 
 A cascade. Exact copies (equal bytes, then equal pixels) collapse first, as a star around the
-smallest id: a million copies of a placeholder are a million rows, not their square. The centres
-are then joined by PDQ and by each descriptor that has a threshold: all with all, or in cells where
-they are many.
+smallest id: a million copies of a placeholder are a million rows, not their square. So do a
+million near-duplicates of one picture (the stage `hubs`). The centres are then joined by PDQ and by
+each descriptor that has a threshold: all with all, or in cells where they are many.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 import indexes
 from indexes import Pairs
@@ -21,17 +22,23 @@ from pipeline.config import PIXELS, joined_encoders
 from pipeline.encoders import Metric, build_encoder, metric_of
 from pipeline.io import schemas
 from pipeline.io.runfolder import (
+    DIGESTS,
     EXACT,
     REKEYED,
+    count_accepted,
     exact_keys,
+    hubs_file,
     image_part,
     list_embedding_parts,
     list_image_parts,
+    own_image_parts,
     pair_part,
     part_name,
     read_centres,
     read_embeddings,
+    read_hub_members,
     read_images,
+    read_own_ids,
 )
 from pipeline.io.tables import table_from_columns, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage
@@ -45,7 +52,7 @@ def plan(context: Context) -> list[Part]:
     """One part for exact copies, then one a block of rows, or of cells, for each joined encoder."""
     parts = [Part(EXACT, _manifest(context), {"encoder": EXACT, "block": [0, 0]})]
     size = context.config.pairs.rows_per_part
-    rows = read_images(context.run, columns=["image_id"]).num_rows
+    rows = count_accepted(context.run, own_image_parts(context.run))
     for name, threshold in joined_thresholds(context).items():
         stored = open_cells(context.run, name)
         blocks = row_blocks(rows, size) if stored is None else cell_blocks(stored.cells, size)
@@ -71,7 +78,7 @@ def run(part: Part, context: Context) -> Outcome:
         return Outcome((output,), rows, rows)
     first, end = part.params["block"]
     join = open_join(context, name, part.params["threshold"])
-    found, rows = _join(join, first, end)
+    found, rows = _join(join, first, end, context.config.pairs.max_pairs)
     if context.config.pairs.max_pixel_l2 is not None:
         found = agreeing(found, context, context.config.pairs.max_pixel_l2)
     reason = "pdq" if join.metric == "hamming" else "descriptor"
@@ -111,7 +118,9 @@ def join_inputs(context: Context, name: str) -> tuple[str, ...]:
     names += [] if cells else [name]
     files = [file for n in names for file in list_embedding_parts(context.run, n)]
     embeddings = tuple(path for file in files for path in (file.vectors, file.metadata))
-    return (*_manifest(context), *cells, *embeddings)
+    hubs = [hubs_file(name)] if context.path(hubs_file(name)).is_file() else []
+    # what lies in cells was chosen when these were filled; each name more is held by the driver
+    return (*(() if cells else _manifest(context)), *cells, *embeddings, *hubs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +132,7 @@ class Join:
     metric: Metric
     threshold: float
     cells: indexes.Cells | None = None
+    fresh: npt.NDArray[np.bool_] | None = None
 
 
 def open_join(context: Context, name: str, threshold: float) -> Join:
@@ -131,14 +141,21 @@ def open_join(context: Context, name: str, threshold: float) -> Join:
     metric = metric_of(context.config.embed.encoders[name])
     stored = open_cells(context.run, name)
     if stored is not None:
-        return Join(stored.ids, stored.vectors, metric, threshold, stored.cells)
-    centres = read_centres(context.run)
+        fresh = _fresh(context, stored.ids)
+        return Join(stored.ids, stored.vectors, metric, threshold, stored.cells, fresh)
+    centres = np.setdiff1d(read_centres(context.run), read_hub_members(context.run, name))
     quality = config.pdq_min_quality if metric == "hamming" else None
     ids, vectors = read_embeddings(
         context.run, name, normalise=metric == "cosine", min_quality=quality
     )
     ids, vectors = ids[np.isin(ids, centres)], vectors[np.isin(ids, centres)]
-    return Join(ids, vectors, metric, threshold)
+    return Join(ids, vectors, metric, threshold, fresh=_fresh(context, ids))
+
+
+def _fresh(context: Context, ids: Ids) -> npt.NDArray[np.bool_] | None:
+    """Which pictures an earlier run has not joined with each other; None where there is none."""
+    own = read_own_ids(context.run)
+    return None if own is None else np.isin(ids, own)
 
 
 def _featureless(context: Context, name: str, join: Join) -> int:
@@ -146,24 +163,37 @@ def _featureless(context: Context, name: str, join: Join) -> int:
     if join.metric != "hamming":
         return 0
     every, _ = read_embeddings(context.run, name, normalise=False)
-    return int(np.isin(every, read_centres(context.run)).sum()) - len(join.ids)
+    compared = len(join.ids) + len(read_hub_members(context.run, name))
+    return int(np.isin(every, read_centres(context.run)).sum()) - compared
 
 
-def _join(join: Join, first: int, end: int) -> tuple[Pairs, int]:
+def _join(join: Join, first: int, end: int, most: int) -> tuple[Pairs, int]:
     """The pairs that rows, or cells, first to end - 1 own, and how many pictures these are."""
+    ids, vectors = join.ids, join.vectors
     if join.cells is not None:
         owned = range(first, end)
         rows = int(np.isin(join.cells.probes[:, 0], owned).sum())
-        return (
-            indexes.cell_join(join.vectors, join.ids, join.cells, join.threshold, owned=owned),
-            rows,
+        pairs = indexes.cell_join(
+            vectors,
+            ids,
+            join.cells,
+            join.threshold,
+            owned=owned,
+            max_pairs=most,
+            fresh=join.fresh,
         )
+        return pairs, rows
     block = slice(first, end)
     if join.metric == "hamming":
-        pairs = indexes.hamming_join(join.vectors, join.ids, int(join.threshold), rows=block)
+        bits = int(join.threshold)
+        pairs = indexes.hamming_join(
+            vectors, ids, bits, rows=block, max_pairs=most, fresh=join.fresh
+        )
     else:
-        pairs = indexes.self_join(join.vectors, join.ids, join.threshold, rows=block)
-    return pairs, len(join.ids[block])
+        pairs = indexes.self_join(
+            vectors, ids, join.threshold, rows=block, max_pairs=most, fresh=join.fresh
+        )
+    return pairs, len((ids if join.fresh is None else ids[join.fresh])[block])
 
 
 def row_blocks(rows: int, size: int) -> list[tuple[int, int]]:
@@ -184,14 +214,16 @@ def _manifest(context: Context) -> tuple[str, ...]:
 
 
 def _exact_pairs(context: Context) -> tuple[pa.Table, int]:
-    images = read_images(context.run, columns=["image_id", "sha256", "pixel_sha256"])
+    images = read_images(context.run, columns=["image_id", *DIGESTS])
     ids = images["image_id"].to_numpy()
     star = indexes.stars(exact_keys(images), ids)
-    digest = dict(zip(ids.tolist(), images["sha256"].to_pylist(), strict=True))
-    reasons = [
-        "bytes" if digest[a] == digest[b] else "pixels"
-        for a, b in zip(star.id_a.tolist(), star.id_b.tolist(), strict=True)
-    ]
+    order = np.argsort(ids)
+    ends = [order[np.searchsorted(ids, end, sorter=order)] for end in (star.id_a, star.id_b)]
+    reasons: Any = "descriptor"  # the vectors are equal, of which nothing else is known
+    for name, reason in (("pixel_sha256", "pixels"), ("sha256", "bytes")):
+        column = images[name].combine_chunks()
+        same = pc.equal(*(column.take(pa.array(rows)) for rows in ends))
+        reasons = pc.if_else(pc.fill_null(same, False), reason, reasons)
     return pair_table(star, reasons), len(ids)
 
 
@@ -214,8 +246,8 @@ def near_in_pixels(
     return np.asarray(indexes.euclidean(vectors_a[rows_a], vectors_b[rows_b]) <= max_l2)
 
 
-def pair_table(pairs: Pairs, reasons: list[str]) -> pa.Table:
-    """The rows of a pairs table."""
+def pair_table(pairs: Pairs, reasons: Any) -> pa.Table:
+    """The rows of a pairs table; `reasons` one a pair."""
     columns = {
         "id_a": pairs.id_a,
         "id_b": pairs.id_b,

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.generation.seeds import hash63, prompt_id
 from pipeline.io import schemas
 from pipeline.io.prompt_files import read_prompts
-from pipeline.io.runfolder import DUPLICATES, GROUPS, PROMPTS, read_images
+from pipeline.io.runfolder import DUPLICATES, GROUPS, PROMPTS, current_groups, read_images
 from pipeline.io.tables import read_rows, read_table, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 
@@ -65,7 +65,9 @@ def distinct_prompts(context: Context) -> list[Row]:
 def _captions_by_group(context: Context) -> dict[int, Counter[str]]:
     """For each group, how often each caption occurs; empty captions count for the size alone."""
     table = read_table(
-        context.train / DUPLICATES, schemas.DUPLICATES, columns=["image_id", "group_id"]
+        context.train / DUPLICATES,
+        schemas.DUPLICATES,
+        columns=["image_id", "group_id", "merged_into"],
     )
     images = read_images(context.train, columns=["image_id", "caption"])
     caption_of = dict(
@@ -73,7 +75,7 @@ def _captions_by_group(context: Context) -> dict[int, Counter[str]]:
     )
     groups: dict[int, Counter[str]] = {}
     for image_id, group_id in zip(
-        table["image_id"].to_pylist(), table["group_id"].to_pylist(), strict=True
+        table["image_id"].to_pylist(), current_groups(table).tolist(), strict=True
     ):
         groups.setdefault(group_id, Counter())[caption_of[image_id]] += 1
     return groups

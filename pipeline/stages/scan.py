@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ImageRejected, MissingInput, ShardCorrupt
 from pipeline.generation.seeds import hash63, normalize_caption
+from pipeline.increment import first_number, previous, refuse_known, renumbered
 from pipeline.io import schemas
 from pipeline.io.images import EXTENSIONS, ImageLimits, decode
 from pipeline.io.remote import is_remote
@@ -33,7 +34,7 @@ def plan(context: Context) -> list[Part]:
     """One part a shard, until `limit` rows are reached."""
     parts = []
     remaining = context.config.limit
-    for shard in shards_of(context):
+    for shard in own_shards(context):
         if remaining is not None and remaining <= 0:
             break
         files = [path for path in (shard.path, shard.metadata, shard.stats) if path.is_file()]
@@ -64,7 +65,8 @@ def run(part: Part, context: Context) -> Outcome:
 def shards_of(context: Context) -> list[Shard]:
     """The training set's shards; those that the demo wrote where none are configured.
 
-    Raises MissingInput where there are none, as in a run that was made from vectors.
+    Those of the run that this one was added to come first. Raises MissingInput where there are
+    none, as in a run that was made from vectors.
     """
     if context.config.dataset.embeddings:
         raise MissingInput(f"{context.run}: made from vectors; it has no pictures to look at")
@@ -75,7 +77,18 @@ def shards_of(context: Context) -> list[Shard]:
         if not copied:
             raise MissingInput(f"{context.run}: no shard was fetched; run the stage fetch first")
         local += copied
-    return find_shards(local)
+    own, before = find_shards(local), previous(context)
+    if before is None:
+        return own
+    old = shards_of(before)
+    refuse_known([shard.path for shard in own], [shard.path for shard in old], before.run)
+    return [*old, *renumbered(own, before.run)]
+
+
+def own_shards(context: Context) -> list[Shard]:
+    """`shards_of` without those of the run that this one was added to."""
+    first = first_number(context)
+    return [shard for shard in shards_of(context) if shard.number >= first]
 
 
 def image_limits(context: Context) -> ImageLimits:
@@ -242,4 +255,4 @@ def count_rows(shard: Shard) -> int:
         return len(group_members(scan_tar(shard.path).members)[0])
 
 
-STAGE = Stage("scan", 1, ("dataset", "scan"), plan, run, tolerant=True)
+STAGE = Stage("scan", 2, ("dataset", "scan"), plan, run, tolerant=True)

@@ -2,40 +2,18 @@ import time
 
 import numpy as np
 import pytest
+from graph_builder import graphs, make_pairs, union_find
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexes.components import (
-    connected_components,
     diameter,
     greedy_cover,
     weakest_links,
 )
 from indexes.errors import VectorError
 from indexes.join import Pairs, exact_classes, stars
-
-
-def make_pairs(edges):
-    edges = sorted({(min(a, b), max(a, b)): s for a, b, s in edges if a != b}.items())
-    return Pairs(
-        np.array([a for (a, _), _ in edges], np.int64),
-        np.array([b for (_, b), _ in edges], np.int64),
-        np.array([s for _, s in edges], np.float64),
-    )
-
-
-def union_find(ids, edges):
-    parent = {i: i for i in ids}
-
-    def root(i):
-        while parent[i] != i:
-            i = parent[i]
-        return i
-
-    for a, b, _ in edges:
-        low, high = sorted((root(a), root(b)))
-        parent[high] = low
-    return [root(i) for i in ids]
+from indexes.labels import connected_components
 
 
 def cover_by_hand(ids, rank, edges):
@@ -55,20 +33,6 @@ def cover_by_hand(ids, rank, edges):
             s, j = min((-near[i][j], j) for j in kept if j in near[i])
             answer[i] = (False, j, -s)
     return answer
-
-
-@st.composite
-def graphs(draw):
-    n = draw(st.integers(1, 14))
-    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
-    ids = rng.permutation(10**4)[:n].astype(np.int64)
-    table = {}
-    for _ in range(draw(st.integers(0, 30))):
-        a, b = sorted(rng.choice(ids, 2).tolist())
-        if a != b:
-            table[a, b] = float(rng.choice([0.6, 0.7, 0.8, 0.9]))
-    rank = rng.integers(0, draw(st.sampled_from([1, 4, 100])), n)
-    return ids, rank, [(a, b, s) for (a, b), s in table.items()]
 
 
 @settings(max_examples=200, deadline=None)

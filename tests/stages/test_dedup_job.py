@@ -171,7 +171,7 @@ def test_dedup_of_the_deduplicated_set_drops_nothing(run, tmp_path):
 def test_limit_reads_the_first_rows_only(run, tmp_path):
     root, _ = run
     config = make_config({"dataset": {"shards": [str(root / "shards")]}, "limit": 10})
-    summary = run_job(Job(config, tmp_path / "run", DEDUP[:4]), SilentProgress())
+    summary = run_job(Job(config, tmp_path / "run", DEDUP[:5]), SilentProgress())
     assert summary.rows["scan"][0] == 10
 
 

@@ -20,7 +20,7 @@ from pipeline.runner.progress import SilentProgress
 def _scan(shards: Path, out: Path, **scan):
     config = make_config({"dataset": {"shards": [str(shards)]}, "scan": scan})
     progress = SilentProgress()
-    summary = run_job(Job(config, out, DEDUP[:4]), progress)
+    summary = run_job(Job(config, out, DEDUP[:5]), progress)
     rows = [
         row for p in sorted((out / "images").glob("part-*")) for row in pq.read_table(p).to_pylist()
     ]
@@ -138,7 +138,7 @@ def test_damaged_shard_can_stop_the_run(tmp_path):
     path = _good(tmp_path).write()
     path.write_bytes(path.read_bytes()[:1000])
     config = make_config({"dataset": {"shards": [str(tmp_path)]}, "scan": {"damaged": "fail"}})
-    job = Job(config, tmp_path / "run", DEDUP[:2])
+    job = Job(config, tmp_path / "run", DEDUP[:3])
     progress = SilentProgress()
     result = run_job(job, progress)
     assert result.failed == ["scan/00000"] and result.exit_code(0.05) == 3

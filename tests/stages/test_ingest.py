@@ -269,3 +269,71 @@ def test_given_is_no_encoder_of_pictures():
 
     with pytest.raises(ModelError, match="were given"):
         build_encoder(Encoder(kind="given"))
+
+
+def test_equal_vectors_without_a_digest_are_a_star_not_their_square(tmp_path):
+    """300 rows of one vector beside 20 others and a near one: 299 pairs and one, not 44,850."""
+    vectors = planted(20, copies=0)
+    one = vectors[3]
+    near = one + 0.01 * vectors[4]
+    everything = np.concatenate([vectors, np.repeat(one[None], 299, axis=0), near[None]])
+    clip_retrieval(tmp_path / "clip", 0, everything[:200].astype(np.float16))
+    clip_retrieval(tmp_path / "clip", 1, everything[200:].astype(np.float16))
+    dedup(tmp_path / "run", tmp_path / "clip")
+    star = rows(*sorted((tmp_path / "run/pairs/exact").glob("*.parquet")))
+    assert len(star) == 299 and {row["id_a"] for row in star} == {min(r["id_a"] for r in star)}
+    assert {(row["reason"], row["similarity"]) for row in star} == {("descriptor", 1.0)}
+    assert len(rows(*sorted((tmp_path / "run/pairs/given").glob("*.parquet")))) == 1
+    found = [r for r in rows(tmp_path / "run/duplicates.parquet") if r["group_size"] == 301]
+    assert len(found) == 301 and sum(row["keep"] for row in found) == 1
+    assert {row["reason"] for row in found} == {"kept", "descriptor"}
+
+
+def hub_set():
+    """400 vectors around one, 60 around it but farther away, and 100 others with copies."""
+    rng = np.random.default_rng(5)
+    others = planted(100, copies=20).astype(np.float64)
+    others /= np.linalg.norm(others, axis=1)[:, None]
+    noise = rng.standard_normal((460, others.shape[1])) / np.sqrt(others.shape[1])
+    noise[:400] *= 0.08
+    noise[400:] *= 0.28
+    return np.concatenate([others[0] + noise, others]).astype(np.float32)
+
+
+def test_a_hub_is_a_star_of_which_one_is_kept(tmp_path):
+    vectors, keys = hub_set(), [f"k{i:03d}" for i in range(560)]
+    parquet(tmp_path / "a/x.parquet", list(vectors), F32, id=keys)
+    dedup(
+        tmp_path / "run", tmp_path / "a", pairs={"min_similarity": {"given": 0.9}, "hub_size": 99}
+    )
+    near = brute_force(vectors, keys, 0.9)
+    found = found_pairs(tmp_path / "run")
+    assert set(found) <= set(near) and len(found) < 4000 and len(near) > 70_000
+    of_hub = rows(tmp_path / "run/hubs/given.parquet")
+    key = {row["image_id"]: row["key"] for row in manifest(tmp_path / "run").values()}
+    hub = {key[row["image_id"]] for row in of_hub}
+    (leader,) = {key[row["leader_id"]] for row in of_hub}
+    assert hub > set(keys[:400]) - {leader} or len(hub) > 390
+    outside = {pair for pair in near if not (set(pair) & (hub - {leader}))}
+    assert outside <= set(found)  # complete but for the hub's members
+    kept = {row["key"] for row in rows(tmp_path / "run/export/keep.parquet")}
+    assert kept & hub == {leader}
+    for row in rows(tmp_path / "run/duplicates.parquet"):
+        if not row["keep"]:  # the cover guarantee, against brute force
+            pair = tuple(sorted((key[row["image_id"]], key[row["representative_id"]])))
+            assert near[pair] >= row["similarity_to_representative"] - 1e-5
+            assert row["similarity_to_representative"] >= 0.9
+    (recall,) = (json.loads(p.read_text()) for p in (tmp_path / "run/recall").glob("*.json"))
+    assert recall["pairs_found"] == recall["pairs_true"] > 0
+
+
+def test_hubs_do_not_depend_on_files_rows_or_cells(tmp_path):
+    vectors, keys = hub_set(), [f"k{i:03d}" for i in range(560)]
+    parquet(tmp_path / "a/x.parquet", list(vectors), F32, id=keys)
+    parquet(tmp_path / "b/x.parquet", list(vectors[::-1]), F32, id=keys[::-1])
+    hubs = []
+    for name, extra in (("a", {}), ("b", {"exact_up_to": 100, "cells": 6, "probes": 3})):
+        pairs = {"min_similarity": {"given": 0.9}, "hub_size": 99, **extra}
+        dedup(tmp_path / f"run-{name}", tmp_path / name, pairs=pairs)
+        hubs.append((tmp_path / f"run-{name}" / "hubs/given.parquet").read_bytes())
+    assert hubs[0] == hubs[1] and len(rows(tmp_path / "run-a/hubs/given.parquet")) > 390
