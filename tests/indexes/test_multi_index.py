@@ -64,7 +64,7 @@ def always(monkeypatch):
 
 @pytest.fixture
 def no_scan(monkeypatch):
-    def refused(vectors, ids, threshold, owned, metric):
+    def refused(vectors, ids, threshold, owned, *others):
         assert not len(owned)
         return indexes.Pairs(ids[:0], ids[:0], np.zeros(0))
 
