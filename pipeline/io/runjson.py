@@ -19,10 +19,11 @@ _FAISS = ("faiss-gpu", "faiss-cpu")
 
 def write_run(run: Path, config: RunConfig) -> None:
     """Write the resolved configuration; raise OutputExists where the folder is not a run's."""
-    if run.is_dir() and any(run.iterdir()) and not (run / NAME).is_file():
+    for place in (run, *run.parents):
+        if place.exists() and not place.is_dir():
+            raise OutputExists(f"{place}: a file, not a folder; give another --out")
+    if run.is_dir() and any(run.iterdir()) and not _is_ours(run / NAME):
         raise OutputExists(f"{run}: not empty and not a run of ours; give another --out")
-    if run.exists() and not run.is_dir():
-        raise OutputExists(f"{run}: a file, not a folder; give another --out")
     values = {
         "config": config.model_dump(mode="json"),
         "versions": _versions(),
@@ -57,6 +58,15 @@ def run_fingerprint(run: Path) -> str:
         for path in sorted(run.glob("receipts/*/*.json"))
     }
     return canonical_sha256([_read(run)["config"], receipts])
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a run.json that we wrote: other tools have files of that name, too."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and {"config", "versions"} <= values.keys()
 
 
 def _read(run: Path) -> dict[str, Any]:

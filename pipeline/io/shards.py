@@ -28,6 +28,7 @@ _NAME = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<extension>[^/_][^/]*)", re.DOT
 _KEY = re.compile(r"[A-Za-z0-9_./-]{1,200}")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _MAX_EXPANSION = 1_000_000
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def find_shards(patterns: Sequence[str]) -> list[Shard]:
     for pattern in patterns:
         found = sorted(_expand(pattern))
         if not found:
-            raise MissingInput(f"{pattern}: no .tar file there")
+            raise MissingInput(f"{pattern}: no .tar file there{_what_is_there(pattern)}")
         paths += found
     # a file that is a link keeps its name: in a hub snapshot the target has no suffix or neighbours
     unique = sorted({path.parent.resolve() / path.name for path in paths})
@@ -171,6 +172,25 @@ def _expand(pattern: str) -> list[Path]:
     return paths
 
 
+def _what_is_there(pattern: str) -> str:
+    """What a person may have meant, where it is not a shard."""
+    hits = [hit for place in local_places(pattern) for hit in matching(place)]
+    folders = [hit for hit in hits if hit.is_dir()]
+    files = [*hits, *(path for folder in folders for path in sorted(folder.iterdir())[:1000])]
+    names = [path.name for path in files]
+    if any((folder / "img_emb").is_dir() for folder in folders):
+        return ", but embeddings; give them without any shard"
+    if any(name.startswith("img_emb_") for name in names):
+        return "; give the folder that holds img_emb and metadata"
+    if any(name.endswith("_stats.json") for name in names):
+        return ", but statistics of img2dataset; run it with --output_format webdataset"
+    if any(name.lower().endswith(_PICTURES) for name in names):
+        return ", but pictures; pack them into tars, as img2dataset does"
+    if tables := [path for path in files if path.suffix == ".parquet"]:
+        return f", and no column embedding in {tables[0].name}"
+    return ""
+
+
 def local_places(pattern: str) -> list[Path]:
     """The paths that an address names, its braces expanded.
 
@@ -218,4 +238,5 @@ def unique_names(short: Sequence[str], longer: Sequence[str]) -> list[str]:
     for names in (short, longer):
         if len(set(names)) == len(names):
             return list(names)
-    raise UsageError("two shards share folder and file names; rename one of the folders")
+    twice = next(name for name in longer if longer.count(name) > 1)
+    raise UsageError(f"{twice}: two folders and files are named so; rename one of the folders")

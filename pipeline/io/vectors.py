@@ -60,7 +60,7 @@ class VectorFile:
 
 def are_vectors(addresses: Sequence[str]) -> bool:
     """Whether embeddings lie at some of the addresses, and a tar at none."""
-    return not _any_found(find_shards, addresses) and _any_found(find_vector_files, addresses)
+    return not _any_found(find_shards, addresses) and _any_found(_find_vectors, addresses)
 
 
 def find_vector_files(addresses: Sequence[str]) -> list[VectorFile]:
@@ -90,11 +90,11 @@ def count_vectors(file: VectorFile) -> int:
     """
     try:
         with pq.ParquetFile(file.metadata) as table:
-            rows, names = int(table.metadata.num_rows), table.schema_arrow.names
+            rows, schema = int(table.metadata.num_rows), table.schema_arrow
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = first_line(error)
         raise ShardCorrupt(f"{file.metadata}: not a sound Parquet file ({reason})") from error
-    _first_of(names, _ids(file), file.metadata)
+    _first_of(schema.names, _ids(file), file.metadata)
     if file.paired:
         vectors = len(_open_npy(file.vectors))
         if vectors != rows:
@@ -103,7 +103,8 @@ def count_vectors(file: VectorFile) -> int:
                 "to row i of the other"
             )
     else:
-        _first_of(names, LIST_COLUMNS, file.vectors)
+        name = _first_of(schema.names, LIST_COLUMNS, file.vectors)
+        _require_lists(schema.field(name).type, file.vectors)
     return rows
 
 
@@ -187,13 +188,27 @@ def vector_digests(vectors: Vectors) -> list[str]:
     return digests
 
 
+def _find_vectors(addresses: Sequence[str]) -> list[VectorFile]:
+    """Files with vectors as far as their headers tell: a Parquet of another kind is none."""
+    return [file for file in find_vector_files(addresses) if file.paired or _has_lists(file)]
+
+
+def _has_lists(file: VectorFile) -> bool:
+    try:
+        names = pq.read_schema(file.vectors).names
+    except (OSError, ValueError, pa.ArrowException):
+        return True  # damaged, which count_vectors says
+    return any(name in names for name in LIST_COLUMNS)
+
+
 def _any_found(find: Callable[[Sequence[str]], Sequence[Any]], addresses: Sequence[str]) -> bool:
     for address in addresses:
         try:
-            find([address])
+            found = find([address])
         except MissingInput:
             continue
-        return True
+        if found:
+            return True
     return False
 
 
@@ -214,10 +229,12 @@ def _clip_retrieval(folder: Path) -> Iterator[tuple[Path, Path]]:
     tables = _by_number(folder / "metadata", _METADATA)
     for number in sorted({*vectors, *tables}):
         if number not in tables:
-            missing = folder / "metadata" / f"metadata_{number}.parquet"
+            digits = vectors[number].stem.removeprefix("img_emb_")
+            missing = folder / "metadata" / f"metadata_{digits}.parquet"
             raise InputError(f"{vectors[number]}: its counterpart {missing} is not there")
         if number not in vectors:
-            missing = folder / "img_emb" / f"img_emb_{number}.npy"
+            digits = tables[number].stem.removeprefix("metadata_")
+            missing = folder / "img_emb" / f"img_emb_{digits}.npy"
             raise InputError(f"{tables[number]}: its counterpart {missing} is not there")
         yield vectors[number], tables[number]
 
@@ -267,9 +284,7 @@ def _from_lists(path: Path) -> Vectors:
     table = read_foreign(path, columns=LIST_COLUMNS)
     column = table.column(_first_of(table.column_names, LIST_COLUMNS, path))
     kind = column.type
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    if not any(is_kind(kind) for is_kind in lists) or not pa.types.is_floating(kind.value_type):
-        raise SchemaMismatch(f"{path}: vectors are {kind}, expected lists of float16, 32 or 64")
+    _require_lists(kind, path)
     lengths = [
         np.asarray(pc.list_value_length(chunk).fill_null(-1), np.int64) for chunk in column.chunks
     ]
@@ -286,6 +301,12 @@ def _from_lists(path: Path) -> Vectors:
         vectors[start : start + len(chunk)][whole] = block
         start += len(chunk)
     return vectors
+
+
+def _require_lists(kind: pa.DataType, path: Path) -> None:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if not any(is_kind(kind) for is_kind in lists) or not pa.types.is_floating(kind.value_type):
+        raise SchemaMismatch(f"{path}: vectors are {kind}, expected lists of float16, 32 or 64")
 
 
 def _texts(column: pa.ChunkedArray) -> list[str | None] | None:

@@ -149,7 +149,8 @@ class _StageRun:
         finally:  # a stage that is cut short is shown as ended, too
             self._close(done, failed, len(todo), time.monotonic() - started, summary)
         summary.interrupted = len(done) + len(failed) < len(parts)
-        if failed and not self.stage.tolerant and not summary.interrupted:
+        needed = not self.stage.tolerant or not done  # tolerant of a few, not of all
+        if failed and needed and not summary.interrupted:
             raise PartFailed(
                 f"{failed[0]} failed ({len(failed)} in all); `unmemorize failed "
                 f"{self.context.run}` shows why, and the same command tries again"

@@ -6,6 +6,7 @@ correspond; both are written by the same part, under one receipt. A vector that 
 no direction is rejected with a reason.
 """
 
+import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ class _Samples:
     """Rows with the bytes of their pictures, in the shard's order; `rows` are those to come."""
 
     def __init__(self, part: Part, context: Context) -> None:
-        columns = ["image_id", "key", "member", "caption"]
+        columns = ["image_id", "key", "member", "caption", "sha256"]
         table = read_images(context.run, [part.name], columns=columns)
         self.rows = {row["key"]: row for row in table.to_pylist()}
         self._shard = context.path(part.inputs[2])
@@ -117,6 +118,8 @@ class _Work:
         rows, pictures, rejected = [], [], []
         for row, data in batch:
             try:
+                if hashlib.sha256(data).hexdigest() != row.pop("sha256"):
+                    raise ImageRejected("changed", "not the bytes that were scanned")
                 pictures.append(decode(data, self.limits, least_side=least_side))
                 rows.append(row)
             except ImageRejected as rejection:

@@ -7,14 +7,18 @@ tar, Parquet and statistics in step. Where the run was added to another, the lis
 shards of this one.
 """
 
+import hashlib
 import io
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import ShardCorrupt
 from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
 from pipeline.io.runfolder import (
@@ -74,6 +78,7 @@ def _write_lists(context: Context) -> Outcome:
     places = images.drop_columns(list(DIGESTS))
     table = duplicates.join(places, "image_id", join_type="inner").sort_by("image_id")
     outputs = [_REMOVAL_IDS]
+    distinct, twice = _has_uids(duplicates), _shared_uid(duplicates)
     write_table(context.path(_REMOVAL_IDS), removal_ids(duplicates))
     if context.config.against:
         outputs.append(CONTAMINATED)
@@ -85,12 +90,17 @@ def _write_lists(context: Context) -> Outcome:
         rows = table.filter(chosen).select(schemas.EXPORT_ROWS.names).cast(schemas.EXPORT_ROWS)
         outputs.append(f"export/{name}.parquet")
         write_table(context.path(outputs[-1]), rows)
-        if _has_uids(duplicates):
+        if distinct and not twice:
             buffer = io.BytesIO()
             np.save(buffer, datacomp_subset(rows["uid"].to_pylist()), allow_pickle=False)
             outputs.append(f"export/{name}.npy")
             write_bytes(context.path(outputs[-1]), buffer.getvalue())
-    return Outcome(tuple(outputs), duplicates.num_rows, table.num_rows)
+    notes = (
+        f"uid {twice} is that of several pictures; keep.npy and drop.npy would mix them up and are "
+        "not written, keep.parquet has image_id",
+    )
+    rows = duplicates.num_rows
+    return Outcome(tuple(outputs), rows, table.num_rows, notes=notes if distinct and twice else ())
 
 
 def removal_ids(duplicates: pa.Table) -> pa.Table:
@@ -112,16 +122,24 @@ def _has_uids(table: pa.Table) -> bool:
     return bool(uids) and all(uid is not None and _is_uid(uid) for uid in uids)
 
 
+def _shared_uid(table: pa.Table) -> str | None:
+    """The first uid that two pictures have, if any."""
+    counted = table["uid"].drop_null().value_counts()
+    shared = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
+    return min(shared.to_pylist(), default=None)
+
+
 def _is_uid(uid: str) -> bool:
     return len(uid) == _UID_DIGITS and set(uid) <= set("0123456789abcdef")
 
 
 def _write_shard(part: Part, context: Context) -> Outcome:
-    rows = read_images(context.run, [part.name], columns=["image_id", "key"]).to_pylist()
+    rows = read_images(context.run, [part.name], columns=["image_id", "key", "member", "sha256"])
+    rows = rows.to_pylist()
     columns = ["image_id", "keep", "reason"]
     table = read_table(context.path(DUPLICATES), schemas.DUPLICATES, columns=columns)
     kept_ids = set(table.filter(table["keep"])["image_id"].to_pylist())
-    kept = {row["key"] for row in rows if row["image_id"] in kept_ids}
+    kept = {row["key"]: row for row in rows if row["image_id"] in kept_ids}
     is_bad = pc.equal(table["reason"], BAD)
     bad = set(table.filter(is_bad)["image_id"].to_pylist()) & {row["image_id"] for row in rows}
     name = part.params["shard"]  # unique in the run, which the file's own name need not be
@@ -144,7 +162,7 @@ def _write_shard(part: Part, context: Context) -> Outcome:
     return Outcome(tuple(outputs), len(rows), len(kept), counts)
 
 
-def _samples(shard: Shard, kept: set[str]) -> list[dict[str, bytes | str]]:
+def _samples(shard: Shard, kept: Mapping[str, Mapping[str, Any]]) -> list[dict[str, bytes | str]]:
     samples, _ = group_members(scan_tar(shard.path).require_sound(shard.path).members)
     chosen: list[dict[str, bytes | str]] = []
     with shard.path.open("rb") as handle:
@@ -154,7 +172,15 @@ def _samples(shard: Shard, kept: set[str]) -> list[dict[str, bytes | str]]:
                     member.name[len(key) + 1 :]: read_member(handle, member.offset, member.size)
                     for member in sample.members.values()
                 }
+                picture = members.get(kept[key]["member"][len(key) + 1 :], b"")
+                if hashlib.sha256(picture).hexdigest() != kept[key]["sha256"]:
+                    raise ShardCorrupt(
+                        f"{shard.path}: {key} is not the picture that was scanned; dedup it again"
+                    )
                 chosen.append({"__key__": key, **members})
+    if len(chosen) < len(kept):
+        lost = min(kept.keys() - {str(sample["__key__"]) for sample in chosen})
+        raise ShardCorrupt(f"{shard.path}: {lost} was scanned and is gone; dedup the shard again")
     return chosen
 
 

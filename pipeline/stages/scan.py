@@ -142,7 +142,7 @@ def _judge(
         if metadata and metadata.get("repeated"):
             raise ImageRejected("repeated_key", "the Parquet names this key more than once")
         _require_whole(sample, key)
-        row |= _read_sample(handle, sample, row["caption"], limits) if sample else {}
+        row |= _read_sample(handle, sample, row, limits) if sample else {}
         row |= {"status": ACCEPTED}
     except ImageRejected as rejection:
         row |= {"reason": rejection.reason, "detail": str(rejection)[:500]}
@@ -160,7 +160,8 @@ def _require_whole(sample: Sample | None, key: str) -> None:
         raise ImageRejected("repeated_member", "two members have the same name")
 
 
-def _read_sample(handle: Any, sample: Sample, caption: str, limits: ImageLimits) -> Row:
+def _read_sample(handle: Any, sample: Sample, row: Row, limits: ImageLimits) -> Row:
+    caption = row["caption"]
     extension = next((name for name in EXTENSIONS if name in sample.members), None)
     if extension is None:
         found = ", ".join(sorted(sample.members))[:100]
@@ -171,11 +172,13 @@ def _read_sample(handle: Any, sample: Sample, caption: str, limits: ImageLimits)
     data = read_member(handle, member.offset, member.size)
     picture = decode(data, limits)
     pixels = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes())
-    if not caption and "txt" in sample.members and sample.members["txt"].size < 1 << 20:
-        text = sample.members["txt"]
-        caption = read_member(handle, text.offset, text.size).decode("utf-8", "replace")
+    if not caption:
+        caption = _read_small(handle, sample, "txt").decode("utf-8", "replace")
+    told = {} if row["uid"] and row["url"] and caption else _read_json(handle, sample)
     return {
-        "caption": caption,
+        "caption": caption or told.get("caption", ""),
+        "url": row["url"] or told.get("url"),
+        "uid": row["uid"] or told.get("uid"),
         "member": member.name,
         "offset": member.offset,
         "size": member.size,
@@ -183,6 +186,28 @@ def _read_sample(handle: Any, sample: Sample, caption: str, limits: ImageLimits)
         "height": picture.height,
         "sha256": hashlib.sha256(data).hexdigest(),
         "pixel_sha256": pixels.hexdigest(),
+    }
+
+
+def _read_small(handle: Any, sample: Sample, extension: str) -> bytes:
+    """A member's bytes; none where it is not there, or has a mebibyte or more."""
+    member = sample.members.get(extension)
+    if member is None or member.size >= 1 << 20:
+        return b""
+    return read_member(handle, member.offset, member.size)
+
+
+def _read_json(handle: Any, sample: Sample) -> dict[str, str]:
+    """The text fields of a sample's json, as DataComp has them; none where it is no object."""
+    try:
+        values = json.loads(_read_small(handle, sample, "json") or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    found = values if isinstance(values, dict) else {}
+    return {  # half a surrogate pair is JSON, but no text
+        name: value.encode("utf-8", "replace").decode()
+        for name, value in found.items()
+        if isinstance(value, str)
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 from shard_builder import ShardBuilder, jpeg, picture
 
 from pipeline.config import make_config
-from pipeline.errors import MissingInput
+from pipeline.errors import MissingInput, PartFailed
 from pipeline.jobs import Job, run_job
 from pipeline.registry import DEDUP
 from pipeline.runner.progress import SilentProgress
@@ -140,8 +140,9 @@ def test_damaged_shard_can_stop_the_run(tmp_path):
     config = make_config({"dataset": {"shards": [str(tmp_path)]}, "scan": {"damaged": "fail"}})
     job = Job(config, tmp_path / "run", DEDUP[:3])
     progress = SilentProgress()
-    result = run_job(job, progress)
-    assert result.failed == ["scan/00000"] and result.exit_code(0.05) == 3
+    with pytest.raises(PartFailed, match=r"scan/00000 failed \(1 in all\)") as failed:
+        run_job(job, progress)
+    assert failed.value.exit_code == 3
     assert any("byte" in note and "fetch the shard again" in note for note in progress.notes)
 
 
