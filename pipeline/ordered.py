@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,6 +23,8 @@ def ordered_map(work: Callable[[T], R], items: Iterable[T], threads: int) -> Ite
         yield from map(work, items)
         return
     before = torch.get_num_threads()
+    # a small product that BLAS shares out again costs more than it saves
+    limits = threadpool_limits(1, user_api="blas")
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         waiting: deque[Future[R]] = deque()
@@ -33,4 +36,5 @@ def ordered_map(work: Callable[[T], R], items: Iterable[T], threads: int) -> Ite
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+        limits.restore_original_limits()
         torch.set_num_threads(before)
