@@ -123,6 +123,8 @@ def hamming_join(
     require_few(len(rows_a), max_pairs, ids[rows_a])
     scores = score_rows("hamming", codes, codes, rows_a, rows_b)
     scanned = _exact_join(codes, ids, max_distance, crowded, "hamming", max_pairs, None)
+    if not len(rows_a):  # sorted already
+        return Pairs(scanned.id_a, scanned.id_b, 1 - scanned.similarity / BITS)
     id_a = np.concatenate([ids[rows_a], scanned.id_a])
     id_b = np.concatenate([ids[rows_b], scanned.id_b])
     distance = np.concatenate([scores, scanned.similarity])

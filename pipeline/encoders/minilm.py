@@ -27,7 +27,9 @@ class MiniLm:
     def __init__(self, folder: Path | None = None, device: str = "cpu") -> None:
         # here, for a run without captions should not wait for them
         from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415
+        from transformers.utils import logging  # noqa: PLC0415
 
+        logging.disable_progress_bar()
         folder = folder or installed()
         weights = folder / "model.safetensors"
         if not weights.is_file():
