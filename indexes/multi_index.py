@@ -47,7 +47,8 @@ _CANDIDATES_AT_ONCE = 1 << 13  # arrays of 64 KiB: larger ones are mapped anew e
 _PENDING = 1 << 18
 _SAMPLED_CODES = 1 << 14
 _QUERIES_AT_ONCE = 1 << 16
-_STORED_AT_ONCE = 1 << 22
+STORED_AT_ONCE = 1 << 22
+"""Codes that one set of tables holds."""
 
 Words = npt.NDArray[np.uint64]
 Keys = npt.NDArray[Any]
@@ -96,7 +97,7 @@ def later_neighbours(codes: Codes, asking: Rows, radius: int) -> tuple[Rows, Row
     found: list[tuple[Rows, Rows, Rows]] = []
     for start in range(0, len(asking), _QUERIES_AT_ONCE):
         block = asking[start : start + _QUERIES_AT_ONCE]
-        tables = cheapest_tables(radius, min(len(codes) - int(block[0]), _STORED_AT_ONCE))
+        tables = cheapest_tables(radius, min(len(codes) - int(block[0]), STORED_AT_ONCE))
         if tables is None:
             found.append((*_NONE, block))
         else:
@@ -110,8 +111,8 @@ def _neighbours_of(
 ) -> tuple[Rows, Rows, Rows]:
     found, crowded = [_NONE], np.zeros(len(asking), bool)
     with ThreadPoolExecutor(faiss.omp_get_max_threads()) as pool:
-        for start in range(int(asking[0]), len(codes), _STORED_AT_ONCE):
-            stored = codes[start : start + _STORED_AT_ONCE]
+        for start in range(int(asking[0]), len(codes), STORED_AT_ONCE):
+            stored = codes[start : start + STORED_AT_ONCE]
             search = _Search(codes[asking], stored, asking + 1 - start, radius, tables)
             crowded |= search.crowded()
             for number in range(tables.chunks):

@@ -30,7 +30,7 @@ from pipeline.calibration.command import calibration_settings, thresholds_table
 from pipeline.calibration.dedup import Plan, parse_same
 from pipeline.calibration.dedup import calibrate_dedup as measure
 from pipeline.config import COLUMN, QUALITIES, RunConfig, load_config, make_config
-from pipeline.deduplication import dedup_settings
+from pipeline.deduplication import dedup_settings, threads_of
 from pipeline.detection.errors import MeasureError
 from pipeline.errors import UnmemorizeError, UsageError
 from pipeline.io.atomic import is_disk_full
@@ -177,7 +177,8 @@ def dedup(
     )
     values |= {"against": against or [], "onto": str(onto.resolve()) if onto else None}
     shared = _shared(workers, scheduler, device, None, limit)
-    shared["runner.threads_per_part"] = threads
+    alone = workers is None and scheduler is None
+    shared["runner.threads_per_part"] = threads or (threads_of(out) if alone else None)
     known = quality is None or quality in QUALITIES or quality.startswith(COLUMN)
     shared["groups.quality"] = quality if known else f"{COLUMN}{quality}"
     config = make_config(values, _overrides(set_, **shared))

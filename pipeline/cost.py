@@ -9,7 +9,7 @@ w(x) seconds for x multiply-adds, on one core:
     cells   w(10 s c q + n c q) + n d / cell_numbers     k-means, assignment; reading, sketching
     join    w(m n (n / c) q) + n m / visits              sketches inside cells; gathering visitors
     exact   w(n^2 d)                                     in their place, for few pictures
-    pdq     n^2 / 2 / hamming_pairs
+    pdq     n comparisons(n) / hamming_pairs    of one code: indexes.multi_index, or n / 2
     groups  n / group_rows
 
 On disk an embedding takes 2 d bytes (fp16), a PDQ hash 32, and the cells of an encoder hold vector,
@@ -23,13 +23,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 
+from indexes.multi_index import STORED_AT_ONCE, cheapest_tables
+
 _ROUNDS, _TRAINED_ON, _LEAST_SAMPLE = 10, 64, 10_000  # as in indexes.cells
 _VISITORS_AT_ONCE = 1 << 12
 _ROWS_A_SHARD = 10_000
 _BYTES_A_RECORD = 250  # of a receipt, for each input that it names
+_PDQ_BITS = 31
+_FILES_OF_CELLS = 6
 _BYTES_A_ROW = 60  # of the manifest's narrow columns
 _EDGE_BYTES = 28
-ONE_PART = frozenset({"ids", "cells", "groups"})
+ONE_PART = frozenset({"ids", "cells"})
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,14 @@ def join_macs(job: Job) -> float:
     return float(min(job.probes, job.n_cells) * job.n * (job.n / job.n_cells) * job.sketch)
 
 
+def comparisons(n: float) -> float:
+    """What one of n codes costs on average, as comparisons: half of the others come after it."""
+    later = n / 2
+    block = min(later, STORED_AT_ONCE)
+    tables = cheapest_tables(_PDQ_BITS, int(block))
+    return later if tables is None else later / block * tables.cost(int(block))
+
+
 def cost(job: Job, rates: Rates | None = None) -> Cost:
     """The cost of a job at given rates; see the formulas above."""
     rates = rates or Rates()
@@ -115,8 +127,9 @@ def cost(job: Job, rates: Rates | None = None) -> Cost:
     disk = {"embeddings": 2 * d * n, "pdq": 32 * n, "pairs": _EDGE_BYTES * edges}
     seconds = {"scan": n / rates.scan_rows, "embed": n / rates.embed_rows}
     parts = max(1.0, n / job.rows_per_part)
-    # each part of pairs names the manifest of every shard, and the driver keeps them all
-    memory = {"driver": _BYTES_A_ROW * n + _BYTES_A_RECORD * parts * n / _ROWS_A_SHARD}
+    # a part that compares all with all names the manifest of every shard; the driver keeps them
+    named = _FILES_OF_CELLS if job.in_cells else n / _ROWS_A_SHARD
+    memory = {"driver": _BYTES_A_ROW * n + _BYTES_A_RECORD * parts * named}
     if job.in_cells:
         in_a_cell = n / job.n_cells
         disk["cells"] = n * (2 * d + 4 * job.sketch + 8 + 4 * probes)
@@ -129,7 +142,7 @@ def cost(job: Job, rates: Rates | None = None) -> Cost:
     else:
         memory["join"] = 4.0 * d * n * 2
         seconds["join"] = n * n * d / rates.exact_macs
-    seconds["pdq"] = n * n / 2 / rates.hamming_pairs
+    seconds["pdq"] = n * comparisons(n) / rates.hamming_pairs
     seconds["groups"] = n / rates.group_rows
     return Cost(disk, memory, seconds, job.n_cells if job.in_cells else 0, edges)
 

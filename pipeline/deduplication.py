@@ -1,5 +1,7 @@
 """What `dedup` is given on the command line, as a configuration."""
 
+import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,8 +9,9 @@ from typing import Any
 import yaml
 
 from pipeline.config import COPY, GIVEN, PIXELS
-from pipeline.errors import UsageError
+from pipeline.errors import UnmemorizeError, UsageError
 from pipeline.io.remote import is_remote
+from pipeline.io.runjson import NAME, read_run_config
 from pipeline.io.vectors import are_vectors
 
 _FORCED = "dataset.embeddings="
@@ -42,6 +45,15 @@ def dedup_settings(
         return values | _of_vectors(encoder, threshold, calibration or whitening)
     values |= {"borderline": _THOROUGH} if verify else {}
     return values | _of_shards(encoder, threshold, calibration, whitening)
+
+
+def threads_of(out: Path) -> int:
+    """How many threads a part has where nobody says: as before in a run that goes on, since
+    results may depend on it in the last bit; else one a core, at most eight."""
+    with contextlib.suppress(UnmemorizeError):  # what else lies there is refused later, by name
+        if (out / NAME).is_file():
+            return read_run_config(out).runner.threads_per_part
+    return min(8, os.cpu_count() or 1)
 
 
 def require_encoder(encoder: str | None, kinds: Sequence[str]) -> None:

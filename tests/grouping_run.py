@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from pipeline.config import make_config
 from pipeline.io import schemas
 from pipeline.io.runfolder import REKEYED, image_part, pair_part
+from pipeline.io.runjson import write_run
 from pipeline.io.tables import table_from_rows, write_rows, write_table
 from pipeline.jobs import Job, run_job
 from pipeline.registry import BY_NAME
@@ -57,6 +58,8 @@ def pairs_table(edges) -> pa.Table:
 
 def write_grouping_run(run: Path, rows, pairs) -> None:
     """`rows` go into one part a shard, `pairs` is a list of tables' rows."""
+    if not (run / "run.json").exists():
+        write_run(run, make_config({}))
     names = sorted({row["shard"] for row in rows})
     for name in names:
         own = [row for row in rows if row["shard"] == name]
@@ -70,7 +73,6 @@ def write_grouping_run(run: Path, rows, pairs) -> None:
 
 def group_run(run: Path, **settings):
     """Run the grouping stages; the rows of duplicates.parquet and of groups.parquet."""
-    (run / "run.json").exists() or (run / "run.json").write_text("{}")
     summary = run_job(Job(make_config({"groups": settings}), run, GROUPING), SilentProgress())
     assert not summary.failed
     return [

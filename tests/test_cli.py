@@ -41,7 +41,7 @@ def run(tmp_path_factory) -> Path:
     [
         (["dedup", "/nowhere", "--out", "x"], "/nowhere: no .tar file there"),
         (["dedup", "pipe:rm -rf", "--out", "x"], "never read"),
-        (["dedup", "https://host/0.tar", "--out", "x"], "not read from there"),
+        (["dedup", "ftp://host/0.tar", "--out", "x"], "not read from there"),
         (["dedup", "/tmp", "--out", "x", "--encoder", "clip"], "lite0-copy or pdq"),
         (
             ["dedup", "/tmp", "--out", "x", "--encoder", "lite0-copy"],

@@ -7,6 +7,7 @@ yet, down to a margin below the threshold, are aligned by local features and com
 `verified` says what decided.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from indexes import Pairs
 from indexes.binary import BITS
 from pipeline.config import joined_encoders
 from pipeline.encoders import metric_of
+from pipeline.errors import ShardCorrupt
 from pipeline.geometry import LocalFeatures, local_features, same_picture
 from pipeline.geometry.features import SIDE
 from pipeline.increment import previous
@@ -37,7 +39,7 @@ from pipeline.io.runfolder import (
 from pipeline.io.shards import read_member
 from pipeline.io.tables import write_table
 from pipeline.ordered import ordered_map
-from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.cells import open_cells
 from pipeline.stages.pairs import (
     agreeing,
@@ -61,7 +63,6 @@ def plan(context: Context) -> list[Part]:
     """Parts as of the joins that are done by cosine, but shorter."""
     thresholds = joined_thresholds(context)
     encoders = context.config.embed.encoders
-    shards = [relative(path, context.run) for path in _shards(context).values()]
     hashes = [file for name in _hashes(context) for file in join_inputs(context, name)]
     rows = count_accepted(context.run, own_image_parts(context.run))
     parts = []
@@ -70,7 +71,7 @@ def plan(context: Context) -> list[Part]:
             continue
         stored = open_cells(context.run, name)
         blocks = row_blocks(rows, _ROWS) if stored is None else cell_blocks(stored.cells, _ROWS)
-        inputs = dict.fromkeys([*join_inputs(context, name), *hashes, *shards])
+        inputs = dict.fromkeys([*join_inputs(context, name), *hashes])
         parts += [
             Part(
                 f"{name}-{part_name(n)}",
@@ -212,6 +213,8 @@ class _Pictures:
         place = self._places[image_id]
         with place.shard.open("rb") as handle:
             data = read_member(handle, place.offset, place.size)
+        if hashlib.sha256(data).hexdigest() != place.sha256:  # no input of a part: there are many
+            raise ShardCorrupt(f"{place.shard}: changed since it was scanned; run again")
         return local_features(decode(data, self._limits, least_side=_LEAST_SIDE))
 
 

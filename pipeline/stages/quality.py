@@ -1,8 +1,9 @@
 """quality: which of two copies is better. The stage reads a column of the user's for it.
 
 `groups.quality: column:NAME` is a column of the Parquet beside a shard, a field of its samples'
-json, or a column of the table beside given vectors. It is joined on the key, never by place: a
-Parquet of img2dataset has rows of failed downloads that the tar has not.
+json, or a column of the table beside given vectors; clip_similarity is what the stage `captions`
+measured. It is joined on the key, never by place: a Parquet of img2dataset has rows of failed
+downloads that the tar has not.
 """
 
 import difflib
@@ -16,17 +17,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.encoders.text import shares_space
 from pipeline.errors import ConfigError, SchemaMismatch, first_line
 from pipeline.io import schemas
-from pipeline.io.runfolder import REKEYED, image_part, list_image_parts, read_images
+from pipeline.io.runfolder import (
+    REKEYED,
+    EmbeddingPart,
+    image_part,
+    list_image_parts,
+    read_images,
+)
 from pipeline.io.shards import group_members, read_member
-from pipeline.io.tables import iter_tables, read_foreign, table_from_columns, write_table
+from pipeline.io.tables import iter_tables, read_foreign, read_rows, table_from_columns, write_table
 from pipeline.io.tarscan import scan_tar
 from pipeline.io.vectors import key_column
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.ingest import vector_files_of
 from pipeline.stages.scan import shards_of
 
+CLIP_SIMILARITY = "clip_similarity"
 _MAX_JSON_BYTES = 1 << 20
 
 Values = npt.NDArray[np.float64]
@@ -37,6 +46,11 @@ def plan(context: Context) -> list[Part]:
     column = context.config.groups.column
     if column is None:
         return []
+    if column == CLIP_SIMILARITY and shares_space(context.config):
+        return [
+            Part(name, (image_part(name), REKEYED, _similarity(name, context)), {"column": column})
+            for name in list_image_parts(context.run)
+        ]
     files = _files(context)
     _require_column(column, files, context)
     return [
@@ -51,8 +65,25 @@ def plan(context: Context) -> list[Part]:
 
 def run(part: Part, context: Context) -> Outcome:
     """Write the values of one shard's pictures; null where there is none."""
-    column = part.params["column"]
     table = read_images(context.run, [part.name], columns=["image_id", "key"])
+    values_of = _given if "key" in part.params else _measured
+    chosen = values_of(part, table, context)
+    columns = {"image_id": table["image_id"], "value": chosen}
+    output = _part_file(part.name)
+    write_table(context.path(output), table_from_columns(columns, schemas.QUALITY))
+    return Outcome((output,), table.num_rows, table.num_rows)
+
+
+def _measured(part: Part, table: pa.Table, context: Context) -> list[float | None]:
+    """What the stage `captions` measured of the rows of `table`."""
+    rows = read_rows(context.path(part.inputs[2]), schemas.CLIP_SIMILARITY)
+    values = {row["image_id"]: row[CLIP_SIMILARITY] for row in rows}
+    return [values.get(image_id) for image_id in table["image_id"].to_pylist()]
+
+
+def _given(part: Part, table: pa.Table, context: Context) -> list[float | None]:
+    """What the user's tables say of them."""
+    column = part.params["column"]
     paths = [context.path(name) for name in part.inputs[2:]]
     values: dict[str, float] = {}
     for path in paths:  # of a shard the table comes first, and a tar is walked only without one
@@ -60,11 +91,7 @@ def run(part: Part, context: Context) -> Outcome:
             values = values or _of_tar(path, column)
         else:
             values = _of_table(path, column, part.params["key"])
-    chosen = [values.get(key) for key in table["key"].to_pylist()]
-    columns = {"image_id": table["image_id"], "value": chosen}
-    output = _part_file(part.name)
-    write_table(context.path(output), table_from_columns(columns, schemas.QUALITY))
-    return Outcome((output,), table.num_rows, table.num_rows)
+    return [values.get(key) for key in table["key"].to_pylist()]
 
 
 def list_quality(context: Context) -> list[str]:
@@ -115,6 +142,10 @@ def quality_rank(
     rank = np.empty(images.num_rows, np.int64)
     rank[order.to_numpy()] = np.arange(images.num_rows)
     return rank
+
+
+def _similarity(name: str, context: Context) -> str:
+    return EmbeddingPart(context.config.captions.encoder or "", name).clip_similarity
 
 
 def _part_file(name: str) -> str:

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,9 @@ from scipy.optimize import lsq_linear
 
 import indexes
 from pipeline.cost import ONE_PART, Cost, Job, Rates, cell_macs, cost, join_macs
-from tests.bench.join import real_descriptors, write_set
+from pipeline.demo.plant import PICTURES
+from pipeline.demo.shards import read_shards
+from tests.bench.descriptors import spectrum, write_synthetic
 
 _SIZES = [10_000, 50_000, 250_000, 1_000_000, 2_000_000]
 _GOALS = (10_000_000, 1_000_000_000, 5_000_000_000)
@@ -247,12 +250,14 @@ def main() -> None:
     sizes = sorted(given.sizes)
     if len(sizes) < 3:
         parser.error("--sizes: three or more, two of them to fit two constants")
-    real, differences = real_descriptors()
+    pictures = [row.picture for row in read_shards(PICTURES).values() if row.picture is not None]
     rows = []
-    for n in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            write_set(Path(folder, "vectors.npy"), n, real, differences)
-            rows.append(_in_a_child(Path(folder, "vectors.npy"), given.threads))
+    with tempfile.TemporaryDirectory() as folder:
+        real, differences = spectrum(Path(folder, "spectrum.npz"), pictures)
+        for n in sizes:
+            place = write_synthetic(Path(folder, str(n)), n, real, differences)
+            rows.append(_in_a_child(place / "vectors.npy", given.threads))
+            shutil.rmtree(place)
     fitted_on = max(2, len(rows) // 2)
     rates = replace(
         Rates(**measured_shards()), hamming_pairs=rate_of_hashes(), exact_macs=rate_of_products()

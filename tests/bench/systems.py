@@ -69,11 +69,10 @@ class Result:
 
 
 def our_systems(extra: Sequence[str], threads: int) -> list[System]:
-    """The default, on as many processes as there are cores, and those given as NAME=ARGUMENTS."""
+    """The default, on all cores as the peers and on one, and those given as NAME=ARGUMENTS."""
     systems = [System("unmemorize", "default")]
     if threads > 1:
-        workers = ("--workers", str(threads))
-        systems.append(System("unmemorize", f"--workers {threads}", workers))
+        systems.append(System("unmemorize", "--threads 1", ("--threads", "1")))
     for option in ("--verify", "--encoder pdq"):
         systems.append(System("unmemorize", option, tuple(option.split())))
     for text in extra:

@@ -196,6 +196,8 @@ def _dedup(shards: Path, out: Path, *options: str) -> list[str]:
         str(shards),
         "--out",
         str(out),
+        "--threads",
+        "1",
         *sets,
         *options,
     ]

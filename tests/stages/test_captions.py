@@ -121,6 +121,21 @@ def test_vectors_similarities_and_groups(tmp_path, shards, weights):
     assert all(by_id[row["source_image_id"]] == row["caption"] for row in told)
 
 
+def test_the_best_described_picture_of_a_group_is_kept(tmp_path, shards, weights):
+    run = tmp_path / "run"
+    quality = {"quality": "column:clip_similarity"}
+    dedup(shards, run, weights, captions={"encoder": "clip"}, groups=quality)
+    measured = {
+        row["image_id"]: row["clip_similarity"]
+        for path in (run / "embeddings/clip/clip_similarity").iterdir()
+        for row in rows(path)
+    }
+    group = [row for row in rows(run / "duplicates.parquet") if row["group_size"] > 1]
+    (kept,) = [row["image_id"] for row in group if row["keep"]]
+    known = [measured[r["image_id"]] for r in group if measured[r["image_id"]] is not None]
+    assert measured[kept] == max(known)
+
+
 def test_without_an_encoder_captions_are_counted_and_kept(tmp_path, shards):
     run = tmp_path / "run"
     summary = dedup(shards, run)
