@@ -75,7 +75,7 @@ def _read(run: Path) -> dict[str, Any]:
         raise MissingInput(f"{run}: no {NAME}; not the folder of a run")
     try:
         values = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ShardCorrupt(f"{path}: not JSON ({error})") from error
     if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
         raise ShardCorrupt(f"{path}: no config in it")

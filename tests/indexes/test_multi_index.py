@@ -59,7 +59,7 @@ def always(monkeypatch):
     monkeypatch.setattr(multi_index, "_CANDIDATES_AT_ONCE", 600)
     monkeypatch.setattr(multi_index, "_PENDING", 300)
     monkeypatch.setattr(multi_index, "_QUERIES_AT_ONCE", 50)
-    monkeypatch.setattr(multi_index, "_STORED_AT_ONCE", 61)
+    monkeypatch.setattr(multi_index, "STORED_AT_ONCE", 61)
 
 
 @pytest.fixture
