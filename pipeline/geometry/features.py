@@ -52,8 +52,8 @@ def local_features(picture: Image.Image) -> LocalFeatures:
     keypoints, found = sift.detectAndCompute(grey, None)
     if found is None or not len(found):
         return LocalFeatures(grey, np.zeros((0, 2), np.float32), np.zeros((0, _WIDTH), np.uint8))
+    points = np.asarray(cv2.KeyPoint.convert(keypoints), np.float32)
+    response = np.array([keypoint.response for keypoint in keypoints])
     # OpenCV gives more where the weakest tie, in no stated order
-    strongest = sorted(range(len(found)), key=lambda i: (-keypoints[i].response, keypoints[i].pt))
-    chosen = strongest[:KEYPOINTS]
-    points = np.array([keypoints[i].pt for i in chosen], np.float32)
-    return LocalFeatures(grey, points, found[chosen].astype(np.uint8))
+    chosen = np.lexsort((points[:, 1], points[:, 0], -response))[:KEYPOINTS]
+    return LocalFeatures(grey, points[chosen], found[chosen].astype(np.uint8))

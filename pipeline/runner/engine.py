@@ -17,7 +17,6 @@ from pipeline.errors import OutputExists, PartFailed, UsageError
 from pipeline.io.atomic import remove, sweep, write_bytes
 from pipeline.io.digest import DigestCache
 from pipeline.runner import receipt as receipts
-from pipeline.runner.cluster import ClusterExecutor
 from pipeline.runner.part import Context, Part, Stage
 from pipeline.runner.progress import Progress
 from pipeline.runner.receipt import Receipt
@@ -244,6 +243,8 @@ def _executor(context: Context) -> AbstractContextManager[Executor]:
     runner = context.config.runner
     if runner.scheduler is None and runner.workers == 1 and not runner.worker_resources:
         return nullcontext(SerialExecutor())
+    from pipeline.runner.cluster import ClusterExecutor  # noqa: PLC0415  Dask, where it is wanted
+
     return ClusterExecutor(runner)
 
 

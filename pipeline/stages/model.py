@@ -1,6 +1,5 @@
 """model: the demo's diffusion model, trained from scratch on the demo's shards."""
 
-from pipeline.demo.train import train_model
 from pipeline.io.atomic import atomic_path
 from pipeline.io.runfolder import PLANTED
 from pipeline.io.tables import read_foreign
@@ -18,6 +17,9 @@ def plan(context: Context) -> list[Part]:
 
 def run(part: Part, context: Context) -> Outcome:
     """Train, and save a stock diffusers folder."""
+    # imported where used: it takes seconds that a deduplication need not wait for
+    from pipeline.demo.train import train_model  # noqa: PLC0415
+
     del part
     config = context.config.demo
     with atomic_path(context.path(_FOLDER)) as temporary:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pipeline.batches import batched
 from pipeline.errors import ImageRejected, MissingInput, ShardCorrupt
 from pipeline.generation.seeds import hash63, normalize_caption
 from pipeline.increment import first_number, previous, refuse_known, renumbered
@@ -23,10 +24,12 @@ from pipeline.io.runfolder import ACCEPTED, FETCHED, image_part, part_name
 from pipeline.io.shards import Sample, Shard, find_shards, group_members, is_safe_key, read_member
 from pipeline.io.tables import read_foreign, write_rows
 from pipeline.io.tarscan import TarScan, scan_tar
+from pipeline.ordered import ordered_map
 from pipeline.runner.engine import NOT_DOWNLOADED
 from pipeline.runner.part import Context, Outcome, Part, Stage, reject_counts, relative
 
 Row = dict[str, Any]
+_SAMPLES_AT_ONCE = 64
 _METADATA = ("key", "caption", "url", "uid", "status", "error_message")
 
 
@@ -111,11 +114,17 @@ def scan_shard(shard: Shard, context: Context) -> tuple[list[Row], tuple[str, ..
         metadata = {}
         damage = damage or f"metadata_corrupt: {error}"
     limits = image_limits(context)
-    with shard.path.open("rb") as handle:
-        rows = [
-            _judge(handle, samples.get(key), metadata.get(key), key, limits, damage)
-            for key in sorted({*samples, *metadata})
-        ]
+
+    def judged(keys: Sequence[str]) -> list[Row]:
+        with shard.path.open("rb") as handle:
+            return [
+                _judge(handle, samples.get(key), metadata.get(key), key, limits, damage)
+                for key in keys
+            ]
+
+    batches = batched(sorted({*samples, *metadata}), _SAMPLES_AT_ONCE)
+    threads = context.config.runner.threads_per_part
+    rows = [row for batch in ordered_map(judged, batches, threads) for row in batch]
     rows += [_stray(member.name, damage) for member in strays]
     for row in rows:
         row["caption"] = normalize_caption(row["caption"])[: config.max_caption_chars]

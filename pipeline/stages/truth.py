@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
 from pipeline.batches import batched
 from pipeline.generation.seeds import hash63, image_seed, normalize_caption, prompt_id
@@ -96,6 +95,10 @@ def similarities(picture: Pictures, originals: Pictures, own: int) -> dict[int, 
     chosen = originals[compared]
     targets = torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 255
     drawn = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+    from torchmetrics.functional.image import (  # noqa: PLC0415  seconds, for the demo alone
+        structural_similarity_index_measure as ssim,
+    )
+
     values = ssim(drawn.expand_as(targets), targets, reduction="none", data_range=1.0)
     return dict(zip(compared, values.tolist(), strict=True))
 
