@@ -173,8 +173,8 @@ class Borderline(Section):
     0.52 half of the pictures that were pasted into others.
     """
 
-    neighbours: int = Field(8, ge=0)
-    margin: float = Field(0.22, gt=0, le=2)
+    neighbours: int = Field(10, ge=0)
+    margin: float = Field(0.24, gt=0, le=2)
 
 
 class Groups(Section):

@@ -25,9 +25,9 @@ def _build(text: str, device: str) -> Encoder:  # noqa: PLR0911  one kind, one r
     spec = config.Encoder.model_validate_json(text)
     match spec.kind:
         case "lite0":
-            from pipeline.encoders.lite0 import Lite0  # noqa: PLC0415
+            from pipeline.encoders.lite0 import SIDE, Lite0  # noqa: PLC0415
 
-            return Lite0(spec.size or 224, device)
+            return Lite0(spec.size or SIDE, device)
         case "lite0-copy" if spec.weights is not None:
             from pipeline.encoders.lite0_copy import SIZE, Lite0Copy  # noqa: PLC0415
 

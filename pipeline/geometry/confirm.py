@@ -17,7 +17,7 @@ from pipeline.geometry.features import LocalFeatures
 class Rule:
     """Least inliers of the alignment, and least shares of the picture, its tiles and textures."""
 
-    inliers: int = 8
+    inliers: int = 10
     overlap: float = 0.5
     agreeing: float = 0.65
     textured: float = 0.5

@@ -55,7 +55,6 @@ from pipeline.stages.scan import image_limits, shards_of
 NOT_THE_SAME = "not_the_same"
 _ROWS = 10_000  # pictures a part: minutes
 _PAIRS_AT_ONCE = 64
-_LEAST_SIDE = 2 * SIDE
 _CACHED = 4096  # pictures, 0.1 MB each
 
 
@@ -215,7 +214,7 @@ class _Pictures:
             data = read_member(handle, place.offset, place.size)
         if hashlib.sha256(data).hexdigest() != place.sha256:  # no input of a part: there are many
             raise ShardCorrupt(f"{place.shard}: changed since it was scanned; run again")
-        return local_features(decode(data, self._limits, least_side=_LEAST_SIDE))
+        return local_features(decode(data, self._limits, least_side=SIDE))
 
 
 STAGE = Stage("borderline", 1, ("borderline", "pairs", "embed", "scan"), plan, run)

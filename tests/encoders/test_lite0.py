@@ -88,9 +88,9 @@ def test_encoders_on_two_devices_do_not_share_weights(encoder):
 
 
 def test_the_fingerprint_names_size_and_weights(encoder):
-    assert encoder.fingerprint.startswith("lite0:224:")
+    assert encoder.fingerprint.startswith("lite0:160:")
     assert len(encoder.fingerprint.split(":")[2]) == 64
-    assert Lite0(size=160).fingerprint != encoder.fingerprint
+    assert Lite0(size=224).fingerprint != encoder.fingerprint
 
 
 def test_missing_weights_say_what_to_install(monkeypatch):
