@@ -19,8 +19,18 @@ from pipeline.detection.verdict import HITS
 RESAMPLES = 400
 POSITIVE, NEGATIVE, PARTIAL = "positive", "negative", "partial"
 NO_DETECTOR = frozenset(
-    ["prompt_id", "group_id", "n_duplicates", "n_caption_copies", "confidence", "n_generated"]
-    + ["n_hits", "ci_low", "ci_high", "n_unet_forwards"]
+    [
+        "prompt_id",
+        "group_id",
+        "n_duplicates",
+        "n_caption_copies",
+        "confidence",
+        "n_generated",
+        "n_hits",
+        "ci_low",
+        "ci_high",
+        "n_unet_forwards",
+    ]
 )
 
 Row = dict[str, Any]

@@ -1,6 +1,7 @@
 """The parts of the benchmark, each of which is done once and can be killed."""
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from pipeline.batches import batched
 from pipeline.generation.backend import load_model
-from tests.bench.audit import truth
+from tests.bench.audit import carlini, truth, unconditional
 from tests.bench.audit.commands import run_cli
 from tests.bench.audit.plans import Bench
 from tests.bench.audit.planting import plant
@@ -112,3 +113,47 @@ def audit(bench: Bench, name: str) -> None:
 def audit_folder(bench: Bench, name: str) -> Path:
     """The run folder of one model's audit."""
     return bench.at("audits", name) / bench.variant
+
+
+def make_unconditional(bench: Bench) -> None:
+    """Train the model without captions on the first set, draw from it, count what it reproduces."""
+    torch.set_num_threads(1)
+    planted = bench.at("sets", bench.models[0])
+    ids, pictures = unconditional.training_pictures(planted)
+    folder = bench.at("models", bench.unconditional)
+    steps, drawn = bench.scale.unconditional_steps, bench.scale.unconditional_drawn
+
+    def build(out: Path) -> None:
+        unconditional.train(pictures, out, steps, seed=0)
+
+    def count(out: Path) -> None:
+        found = unconditional.extracted(unconditional.draw(folder, drawn, seed=1), ids, pictures)
+        copies = Counter(ids)
+        by_copies = [
+            {
+                "k": k,
+                "pictures": sum(n == k for n in copies.values()),
+                "extracted": sum(copies[name] == k for name in found),
+                "drawings": sum(n for name, n in found.items() if copies[name] == k),
+            }
+            for k in sorted(set(copies.values()))
+        ]
+        (out / "extracted.json").write_text(json.dumps({"drawn": drawn, "by_copies": by_copies}))
+
+    once(folder, {"steps": steps}, build)
+    once(bench.at("unconditional", bench.unconditional), {"steps": steps, "drawn": drawn}, count)
+
+
+def draw_carlini(bench: Bench, captions: int) -> None:
+    """500 generations of each of some captions of the first model."""
+    torch.set_num_threads(1)
+    name = bench.models[0]
+    rows = pq.read_table(bench.at("truth", name) / "truth.parquet").to_pylist()
+    model = load_model(bench.at("models", name))
+    for row in carlini.chosen(rows, captions):
+        folder = bench.at("carlini", name) / str(row["prompt_id"])
+        once(
+            folder,
+            {"drawn": carlini.DRAWN},
+            lambda out, row=row: carlini.draw_in_full(model, row, bench.how, out),
+        )
