@@ -53,8 +53,11 @@ def tasks_of(bench: Bench, *, carlini: bool) -> tuple[dict[str, Task], dict[str,
         add(f"model {name}", (work.make_model_of, (bench, name)), f"set {name}", *vae)
         add(f"dedup {name}", (work.deduplicate, (bench, name)), f"set {name}")
     first, after = bench.models[0], bench.counterfactual
-    add(f"model {after}", (work.make_model_of, (bench, after)), f"dedup {first}")
-    for name in (*bench.models, after):
+    audited = [*bench.models]
+    if bench.scale.counterfactual:
+        add(f"model {after}", (work.make_model_of, (bench, after)), f"dedup {first}")
+        audited.append(after)
+    for name in audited:
         before = f"model {name}", f"dedup {bench.set_of(name)}"
         add(f"truth {name}", (work.find_truth, (bench, name)), *before)
         add(f"audit {name}", (work.audit, (bench, name)), *before)

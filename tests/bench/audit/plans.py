@@ -21,10 +21,11 @@ class Scale:
     per_prompt: int = 16
     unconditional_steps: int = 4000
     unconditional_drawn: int = 2048
+    counterfactual: bool = True
 
 
 SMOKE = Scale(
-    steps=300,
+    steps=240,
     per_level=1,
     copies=(1, 32),
     pictures=40,
@@ -33,6 +34,7 @@ SMOKE = Scale(
     per_prompt=6,
     unconditional_steps=20,
     unconditional_drawn=16,
+    counterfactual=False,
 )
 SMOKE_MODELS = ("clipart-0",)
 

@@ -68,8 +68,8 @@ def show(bench: Bench, console: Console) -> None:
         "forwards": tables.forwards(rows, steps),
         "detectors": detectors,
     }
-    if (bench.at("truth", bench.counterfactual) / "truth.parquet").is_file():
-        before, after = truth_rows(bench, bench.models[0]), truth_rows(bench, bench.counterfactual)
+    if bench.scale.counterfactual:
+        before, after = joined(bench, bench.models[0]), joined(bench, bench.counterfactual)
         console.print(tables.curves(after, f"the same, {bench.counterfactual}"))
         found = tables.extraction(before, after)
         console.print(tables.extraction_table(found))

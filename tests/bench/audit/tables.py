@@ -184,22 +184,32 @@ def extraction(before: Sequence[Row], after: Sequence[Row]) -> list[dict[str, An
                 "pictures": len(whole),
                 "before": len(pictures[0]),
                 "after": len(pictures[1]),
+                "flagged before": _flagged(before, regime),
+                "flagged after": _flagged(after, regime),
             }
         )
     return rows
 
 
+def _flagged(rows: Sequence[Row], regime: str) -> int:
+    """Pictures with a caption that the audit flags."""
+    return len({row["picture_id"] for row in rows if row["regime"] == regime and flagged(row)})
+
+
 def extraction_table(rows: Iterable[dict[str, Any]]) -> Table:
     """The rows of `extraction`."""
     table = _table(
-        "pictures that half of a caption's drawings reproduce: the same set, deduplicated",
+        "pictures that half of a caption's drawings reproduce, and that the audit flags: the set "
+        "as it is, and deduplicated",
         "regime",
         "pictures",
         "before",
         "after",
+        "flagged before",
+        "flagged after",
     )
     for row in rows:
-        table.add_row(row["regime"], *(str(row[n]) for n in ("pictures", "before", "after")))
+        table.add_row(*map(str, row.values()))
     return table
 
 
