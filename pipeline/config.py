@@ -241,10 +241,12 @@ class Prompts(Section):
 
 
 class Screen(Section):
-    """The noise gap at the first sampling steps (Wen et al. 2024)."""
+    """The noise predictions that are scored: the first sampling steps (Wen et al. 2024), and a late
+    one on the first noise (Asthana et al. 2026). Two forwards a seed each."""
 
     seeds: Count = 4
     steps: Count = 3
+    late_step: bool = True
     batch_size: Count = 32
 
 

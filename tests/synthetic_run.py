@@ -274,6 +274,8 @@ class SyntheticRun:
             "noise_gap_all": 2.0 + float(rng.normal(0, 0.3)),
             "webster": 1.0 + float(rng.normal(0, 0.3)),
             "anisotropy": 0.1 + float(rng.normal(0, 0.3)),
+            "anisotropy_cosine": 0.1 + float(rng.normal(0, 0.3)),
+            "dsm_change": 0.1 + float(rng.normal(0, 0.3)),
         }
 
     def _extracted(self, number: int) -> Row:

@@ -154,6 +154,7 @@ PROMPTS = _schema(
 SCREEN = _schema(
     ("prompt_id", _I64),
     ("seed", _I64),
+    ("step", _I32),
     ("timestep", _I32),
     ("x_t_source", _STR),
     ("dim", _I32),
@@ -241,6 +242,9 @@ FINDINGS = _schema(
     ("noise_gap_all", _F64, _OPTIONAL),
     ("webster", _F64, _OPTIONAL),
     ("anisotropy", _F64, _OPTIONAL),
+    ("anisotropy_cosine", _F64, _OPTIONAL),
+    ("dsm_change", _F64, _OPTIONAL),
+    ("dsm_change_2", _F64, _OPTIONAL),
 )
 
 DISTANCES = tuple(field[0] for field in _DISTANCES)

@@ -10,12 +10,14 @@ that of the end and not of the estimate, so an AUC of 1 from few captions is not
 
 from collections.abc import Callable
 from math import sqrt
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from pipeline.detection.gram_detectors import GRAM_DETECTORS
 from pipeline.detection.roc import auc, tpr_at_fpr
 from pipeline.detection.verdict import HITS
 from pipeline.io import schemas
@@ -35,10 +37,7 @@ def _clique_share(row: Row) -> float | None:
 
 
 _SCORES: tuple[tuple[str, str, bool, Callable[[Row], float | None]], ...] = (
-    ("noise_gap", "Noise gap, first step (Wen 2024)", False, lambda r: r["noise_gap"]),
-    ("noise_gap_all", "Noise gap, mean of first steps", False, lambda r: r["noise_gap_all"]),
-    ("webster", "Guided noise energy (Webster 2023)", False, lambda r: r["webster"]),
-    ("anisotropy", "Anisotropy (Asthana 2026)", False, lambda r: r["anisotropy"]),
+    *((d.name, f"{d.title} ({d.source})", False, itemgetter(d.name)) for d in GRAM_DETECTORS),
     ("clique", "Share in largest clique (Carlini 2023)", False, _clique_share),
     ("n_duplicates", "Number of copies", True, lambda r: r["n_duplicates"]),
     ("caption_length", "Length of the caption", True, lambda r: len(r["caption"])),

@@ -4,12 +4,12 @@ verdicts.parquet a row a generation, findings.parquet a row a caption, extracted
 training image that was reproduced, which is the field's headline count.
 """
 
-from typing import Any
+from collections import Counter
 
-import numpy as np
 import pyarrow as pa
 
-from pipeline.detection.noise_gap import Gram, webster_score, wen_score
+from pipeline.detection.gram_detectors import GRAM_DETECTORS
+from pipeline.detection.scored_steps import ScoredSteps
 from pipeline.detection.verdict import HITS
 from pipeline.io import schemas
 from pipeline.io.runfolder import DUPLICATES, EXTRACTED, FINDINGS, SCREEN, VERDICTS
@@ -38,11 +38,11 @@ def run(part: Part, context: Context) -> Outcome:
     findings = read_parts(
         sorted(context.run.glob("findings/part-*.parquet")), schemas.FINDINGS
     ).to_pylist()
-    scores = screen_scores(context)
-    screen, how = context.config.screen, context.config.generate
+    scores, scored_steps = screen_scores(context)
+    how = context.config.generate
     for row in findings:
         row.update(scores.get(row["prompt_id"], {}))
-        screened = screen.seeds * screen.steps if row["prompt_id"] in scores else 0
+        screened = scored_steps[row["prompt_id"]]
         row["n_unet_forwards"] = 2 * (screened + row["n_generated"] * how.steps)
     findings.sort(key=lambda row: (-row["n_duplicates"], -(row["rate"] or 0), row["prompt_id"]))
     write_table(context.path(VERDICTS), verdicts)
@@ -51,28 +51,22 @@ def run(part: Part, context: Context) -> Outcome:
     return Outcome((VERDICTS, FINDINGS, EXTRACTED), verdicts.num_rows, verdicts.num_rows)
 
 
-def screen_scores(context: Context) -> dict[int, Row]:
-    """Detector scores of each caption, from the scalars that `screen` stored."""
+def screen_scores(context: Context) -> tuple[dict[int, Row], Counter[int]]:
+    """Detector scores of each caption, from the scalars that `screen` stored, and how many steps.
+
+    A detector that needs a step which was not stored has no score.
+    """
     path = context.path(SCREEN)
     if not path.is_file():
-        return {}
+        return {}, Counter()
     table = read_table(path, schemas.SCREEN)
-    if not table.num_rows:
-        return {}
-    steps = context.config.screen.steps
-    first = table.filter(pa.compute.equal(table["x_t_source"], "pure_noise"))
-    gap, gap_all = wen_score(_columns(table), 1), wen_score(_columns(table), steps)
-    webster = _mean_by_prompt(first, webster_score(_gram(first)))
-    cosine = _mean_by_prompt(first, first["cos_channel_mean"].to_numpy())
-    return {
-        prompt: {
-            "noise_gap": gap[prompt],
-            "noise_gap_all": gap_all[prompt],
-            "webster": webster[prompt],
-            "anisotropy": cosine[prompt],
-        }
-        for prompt in gap
-    }
+    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    steps = ScoredSteps(columns)
+    rows: dict[int, Row] = {}
+    for detector in GRAM_DETECTORS:
+        for prompt, score in detector.score(steps).items():
+            rows.setdefault(prompt, {})[detector.name] = score
+    return rows, Counter(steps.prompt_id.tolist())
 
 
 def extracted(verdicts: pa.Table, context: Context) -> list[Row]:
@@ -104,19 +98,4 @@ def extracted(verdicts: pa.Table, context: Context) -> list[Row]:
     return rows
 
 
-def _columns(table: pa.Table) -> dict[str, Any]:
-    return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
-
-
-def _gram(table: pa.Table) -> Gram:
-    names = ("dim", "eps_uncond_sq", "eps_text_sq", "eps_dot", "cos_channel_mean")
-    return Gram(**{name: table[name].to_numpy() for name in names})
-
-
-def _mean_by_prompt(table: pa.Table, values: np.ndarray) -> dict[int, float]:
-    prompts, place = np.unique(table["prompt_id"].to_numpy(), return_inverse=True)
-    means = np.bincount(place, values) / np.bincount(place)
-    return dict(zip(prompts.tolist(), means.tolist(), strict=True))
-
-
-STAGE = Stage("findings", 1, ("screen", "generate", "train"), plan, run)
+STAGE = Stage("findings", 2, ("generate", "train"), plan, run)

@@ -2,8 +2,9 @@
 
 A memorized caption steers the very first steps (Wen et al. 2024): |ε(x_t, c) - ε(x_t, ∅)| is large
 there. What is stored is the Gram matrix of the two predictions, a row a scored step, from which
-this and other detectors are computed without the model. The seeds are the first of those that
-`generate` draws with.
+this and other detectors (detection/gram_detectors.py) are computed without the model. The seeds
+are the first of those that `generate` draws with. A late step on the same noise is scored too,
+unless the configuration leaves it out.
 """
 
 from typing import Any
@@ -11,8 +12,11 @@ from typing import Any
 import torch
 
 from pipeline.batches import batched
+from pipeline.detection.gram_detectors import LATE_STEP
 from pipeline.detection.noise_gap import gram
+from pipeline.detection.scored_steps import PURE_NOISE, TRAJECTORY
 from pipeline.generation.backend import DiffusionModel
+from pipeline.generation.pure_noise import pure_noise_step
 from pipeline.generation.seeds import image_seed
 from pipeline.generation.trajectory import ScoredStep, first_steps
 from pipeline.io import schemas
@@ -45,8 +49,8 @@ def run(part: Part, context: Context) -> Outcome:
         rows += _score(model, list(batch), context)
     output = f"screen/part-{part.name}.parquet"
     write_rows(context.path(output), rows, schemas.SCREEN)
-    scored = len(jobs) * config.screen.steps
-    return Outcome((output,), scored, len(rows))
+    scored = {(row["prompt_id"], row["seed"]) for row in rows}
+    return Outcome((output,), len(jobs), len(scored))
 
 
 @torch.inference_mode()
@@ -56,38 +60,50 @@ def _score(
     how, screen = context.config.generate, context.config.screen
     text = model.embed_text([caption for _, caption, _ in jobs])
     uncond = model.embed_text([how.negative_prompt]).expand_as(text)
+    x_t = model.noise([seed for _, _, seed in jobs])
     steps = first_steps(
         model,
         text,
         uncond,
-        model.noise([seed for _, _, seed in jobs]),
+        x_t,
         num_inference_steps=how.steps,
         guidance=how.guidance,
         steps=screen.steps,
     )
     rows: list[dict[str, Any]] = []
     previous: torch.Tensor | None = None
-    for step in steps:
-        rows += _rows(jobs, step, previous)
+    for number, step in enumerate(steps):
+        source = TRAJECTORY if number else PURE_NOISE
+        rows += _rows(jobs, number, source, step, previous)
         previous = step.eps_text
+    if screen.late_step:
+        number, step = pure_noise_step(
+            model, text, uncond, x_t, num_inference_steps=how.steps, step=LATE_STEP
+        )
+        rows += _rows(jobs, number, PURE_NOISE, step, None) if number else []
     return rows
 
 
 def _rows(
-    jobs: list[tuple[int, str, int]], step: ScoredStep, previous: torch.Tensor | None
+    jobs: list[tuple[int, str, int]],
+    number: int,
+    source: str,
+    step: ScoredStep,
+    previous: torch.Tensor | None,
 ) -> list[dict[str, Any]]:
     scalars = gram(step.eps_uncond, step.eps_text)
     change = (
         None
         if previous is None
-        else (previous.double() * step.eps_text.double()).flatten(1).sum(1).tolist()
+        else (previous.cpu().double() * step.eps_text.cpu().double()).flatten(1).sum(1).tolist()
     )
     return [
         {
             "prompt_id": prompt,
             "seed": seed,
+            "step": number,
             "timestep": step.timestep,
-            "x_t_source": "pure_noise" if previous is None else "trajectory",
+            "x_t_source": source,
             "dim": int(scalars.dim[i]),
             "eps_uncond_sq": float(scalars.eps_uncond_sq[i]),
             "eps_text_sq": float(scalars.eps_text_sq[i]),
@@ -100,6 +116,6 @@ def _rows(
 
 
 STAGE = Stage(
-    "screen", 1, ("model", "generate", "screen"), plan, run, tolerant=True, on_device=True
+    "screen", 2, ("model", "generate", "screen"), plan, run, tolerant=True, on_device=True
 )
 TABLE = merge_stage("screen-table", "screen/part-*.parquet", SCREEN, schemas.SCREEN)
