@@ -132,7 +132,7 @@ def test_a_run_joins_at_the_calibrated_thresholds(root, calibrated, tmp_path):
 
 def test_an_encoder_that_was_not_calibrated_is_one_clear_line(root, calibrated, tmp_path):
     sizes = {
-        "embed": {"encoders": {"lite0": {"kind": "lite0", "size": 160}, "pdq": {"kind": "pdq"}}}
+        "embed": {"encoders": {"lite0": {"kind": "lite0", "size": 192}, "pdq": {"kind": "pdq"}}}
     }
     config = _config(
         root / "shards",
