@@ -26,6 +26,7 @@ from rich.markup import escape
 
 from indexes import VectorError
 from pipeline import followups, inspect_run, registry
+from pipeline.calibration.audit import calibrate_audit
 from pipeline.calibration.command import calibration_settings, thresholds_table
 from pipeline.calibration.dedup import Plan, parse_same
 from pipeline.calibration.dedup import calibrate_dedup as measure
@@ -70,6 +71,10 @@ VerifyInputs = Annotated[
 ]
 Redact = Annotated[bool, typer.Option("--redact", help="Hashes and blurred pictures in reports.")]
 FailOn = Annotated[str | None, typer.Option(help="Exit with 4 where one of these was found.")]
+
+
+AUDIT_ROUNDS = (2, 4, 8)
+"""After so many drawings `audit` asks whether a caption is still open."""
 
 
 class _Finished(Exception):
@@ -192,6 +197,15 @@ def audit(
     revision: Annotated[str | None, typer.Option(help="The hub revision to pin.")] = None,
     train: Annotated[Path | None, typer.Option(help="A dedup run of the training set.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="CSV, JSONL, Parquet or text.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Thresholds of `calibrate audit`; gives confidences.")
+    ] = None,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="All drawings of every caption, for its rate.")
+    ] = False,
+    max_forwards: Annotated[
+        int | None, typer.Option(help="Budget of UNet forwards; the likeliest first.", min=1)
+    ] = None,
     set_: Sets = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
@@ -213,9 +227,12 @@ def audit(
         "train": str(train.resolve()) if train else None,
         "model": {"path": model, "revision": revision},
         "prompts": {"file": str(prompts.resolve()) if prompts else None},
+        "generate": {"rounds": () if exhaustive else AUDIT_ROUNDS},
+        "verdict": {"calibration": str(calibration.resolve()) if calibration else None},
         "report": {"redact": redact},
     }
     shared = _shared(workers, scheduler, device, dtype, None)
+    shared["generate.max_forwards"] = max_forwards
     config = make_config(values, _overrides(set_, **shared))
     job = _job(config, out, (*registry.AUDIT, *registry.REPORT), rebuild, verify_inputs)
     _finish(job, fail_on)
@@ -332,6 +349,22 @@ def calibrate_dedup(
             typer.echo(f"{entry.name}: is it the same? --same {printable(f'{pair.a},{pair.b}')}")
     found.save(out)
     Console().print(thresholds_table(found))
+    typer.echo(f"wrote {out}")
+
+
+@calibrate.command("audit")
+def calibrate_audit_run(
+    run_folder: Annotated[Path, typer.Argument(help="An audit with control captions.")],
+    out: Annotated[Path, typer.Option(help="Where the thresholds go.")] = Path("calibration.json"),
+    rate: Annotated[
+        float, typer.Option("--false-positive-rate", help="Of captions.", min=0, max=0.5)
+    ] = 0.01,
+) -> None:
+    """Find the verdict's threshold for a stated false positive rate from control captions."""
+    found = calibrate_audit(run_folder, rate)
+    found.save(out)
+    for entry in found.models.values():
+        typer.echo(printable(entry.summary()))
     typer.echo(f"wrote {out}")
 
 

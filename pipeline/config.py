@@ -251,9 +251,17 @@ class Screen(Section):
 
 
 class Generate(Section):
-    """How many pictures are drawn a prompt, and how."""
+    """How many pictures are drawn a prompt, and how.
+
+    `rounds`: after so many pictures a caption's verdict is looked at, and the caption is drawn on
+    only while it is open: neither found nor memorized with a probability below `stop_below`.
+    `max_forwards`: the budget of UNet forwards, those of the screen included.
+    """
 
     per_prompt: Count = 16
+    rounds: tuple[Count, ...] = Field((), max_length=4)
+    stop_below: Fraction = 0.02
+    max_forwards: Count | None = None
     scheduler: str = "default"
     steps: Count = 25
     guidance: float = Field(2.0, ge=0)
@@ -273,7 +281,12 @@ class Match(Section):
 
 
 class Verdict(Section):
-    """Thresholds that replace the defaults of pipeline.detection.verdict.Thresholds."""
+    """Thresholds that replace the defaults of pipeline.detection.verdict.Thresholds.
+
+    `calibration`: a file of `calibrate audit`, whose thresholds stand where none is given here.
+    """
+
+    calibration: Path | None = None
 
     max_tiled_l2: float | None = Field(None, ge=0, le=1)
     max_l2: float | None = Field(None, ge=0, le=1)

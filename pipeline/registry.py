@@ -24,6 +24,7 @@ from pipeline.stages import (
     ids,
     index,
     ingest,
+    judge,
     match,
     model,
     pairs,
@@ -41,6 +42,7 @@ from pipeline.stages import (
     verdict,
     verify,
 )
+from pipeline.stages.rounds import schedule
 
 DEMO: tuple[Stage, ...] = (shards.STAGE, model.STAGE)
 DEDUP: tuple[Stage, ...] = (
@@ -68,16 +70,22 @@ DEDUP: tuple[Stage, ...] = (
 PREPARING: dict[str, tuple[str, ...]] = {
     "pairs": ("hubs",),
     "groups": ("quality", "components", "survivors"),
+    "generate": tuple(stage.name for stage in generate.STAGES[1:]),
+    "match": tuple(stage.name for stage in match.STAGES[1:]),
+    "verdict": tuple(stage.name for stage in judge.STAGES),
 }
-"""What a stage reads that is nobody's aim: configurations name the stage alone."""
+"""What a stage reads that is nobody's aim, and its later rounds: configurations name it alone."""
 EMBEDDED: tuple[Stage, ...] = (fetch.STAGE, scan.STAGE, ingest.STAGE, ids.STAGE, embed.STAGE)
 """What an evaluation set goes through before it can be compared."""
 AUDIT: tuple[Stage, ...] = (
     prompts.STAGE,
     screen.STAGE,
     screen.TABLE,
-    generate.STAGE,
-    match.STAGE,
+    *(
+        stage
+        for number, drawn in enumerate(generate.STAGES)
+        for stage in (drawn, match.STAGES[number], *judge.STAGES[number : number + 1])
+    ),
     match.TABLE,
     verdict.STAGE,
     findings.STAGE,
@@ -105,5 +113,7 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
     idle |= set() if config.captions.encoder else {captions.STAGE}
     idle |= set() if config.against else {against.STAGE}
     idle |= set() if config.onto else {adopt.STAGE}
+    rounds = len(schedule(config.generate))
+    idle |= {*generate.STAGES[rounds:], *match.STAGES[rounds:], *judge.STAGES[rounds - 1 :]}
     idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
     return tuple(stage for stage in stages if stage not in idle)

@@ -218,6 +218,15 @@ VERDICTS = _schema(
     *_DISTANCES,
 )
 
+ROUNDS = _schema(
+    ("prompt_id", _I64),
+    ("n_generated", _I32),
+    ("n_hits", _I32),
+    ("verdict", _STR),
+    ("memorized", _F64),
+    ("open", _BOOL),
+)
+
 FINDINGS = _schema(
     ("prompt_id", _I64),
     ("caption", _STR),

@@ -5,13 +5,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.detection.intervals import upper_bound
-from pipeline.detection.verdict import HITS, Thresholds, Verdict
+from pipeline.detection.verdict import HITS, Verdict
 from pipeline.io import schemas
 from pipeline.io.tables import read_parts, read_rows
 from pipeline.report.bins import bin_label, bin_labels
 from pipeline.report.facts import Audit, Extracted, Finding, Point, Rate, Series
 from pipeline.report.sources import Sources
 from pipeline.report.text import short_hash
+from pipeline.stages.judging import thresholds
+from pipeline.stages.rounds import schedule
 
 Row = dict[str, Any]
 SHOWN = tuple(str(verdict) for verdict in (*HITS, Verdict.UNDECIDED))
@@ -51,7 +53,8 @@ def audit(sources: Sources, findings: list[Row]) -> Audit | None:
         verdicts=_counts(findings),
         flagged_controls=Rate.of(_flagged(controls), len(controls)),
         calibration=tuple(sorted({row["calibration"] for row in findings})),
-        thresholds=vars(Thresholds(**config.verdict.model_dump(exclude_none=True))),
+        thresholds=vars(thresholds(config.verdict)),
+        rounds=tuple(drawn.stop for drawn in schedule(config.generate)),
         sampling=_sampling(drawn, redact=config.report.redact),
         unet_forwards=sum(row["n_unet_forwards"] for row in findings),
         model_fingerprints=tuple(sorted({row["model_fingerprint"] for row in drawn})),
@@ -124,6 +127,7 @@ def _finding(row: Row, best: Row) -> Finding:
         n_duplicates=row["n_duplicates"],
         n_caption_copies=row["n_caption_copies"],
         rate=Rate.of(row["n_hits"], row["n_generated"]),
+        confidence=row["confidence"],
         clique_size=row["clique_size"],
         group_id=row["group_id"],
         image_id=best.get("image_id"),

@@ -129,6 +129,7 @@ class Finding:
     n_duplicates: int
     n_caption_copies: int
     rate: Rate
+    confidence: float | None
     clique_size: int
     group_id: int | None
     image_id: int | None
@@ -191,6 +192,7 @@ class Audit:
     flagged_controls: Rate
     calibration: tuple[str, ...]
     thresholds: Mapping[str, float | int | None]
+    rounds: tuple[int, ...]
     sampling: Mapping[str, str | float | int]
     unet_forwards: int
     model_fingerprints: tuple[str, ...]

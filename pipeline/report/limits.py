@@ -45,6 +45,12 @@ def _audit_limits(facts: Facts, audit: Audit) -> Iterator[str]:
         f"Only {audit.captions} captions were drawn. A training image that none of them names may "
         "be memorized too."
     )
+    if len(audit.rounds) > 1:
+        yield (
+            f"Captions were drawn in rounds, up to {audit.rounds[-1]} times, and no further once "
+            "the verdict was clear: their shares of drawings rest on unequal numbers; "
+            "`--exhaustive` draws all of them for every caption."
+        )
     if audit.upper_bound_of_none:
         yield (
             "A caption none of whose drawings shows a training image may still show it: with the "

@@ -9,12 +9,14 @@ from collections import Counter
 import pyarrow as pa
 
 from pipeline.detection.gram_detectors import GRAM_DETECTORS
+from pipeline.detection.posterior import MEMORIZED, confidence, posterior
 from pipeline.detection.scored_steps import ScoredSteps
-from pipeline.detection.verdict import HITS
+from pipeline.detection.verdict import HITS, Verdict
 from pipeline.io import schemas
 from pipeline.io.runfolder import DUPLICATES, EXTRACTED, FINDINGS, SCREEN, VERDICTS
 from pipeline.io.tables import read_parts, read_table, write_rows, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.stages.beliefs import belief_of, calibration_of, standardized_scores
 from pipeline.stages.gallery import Row
 
 
@@ -40,15 +42,43 @@ def run(part: Part, context: Context) -> Outcome:
     ).to_pylist()
     scores, scored_steps = screen_scores(context)
     how = context.config.generate
+    settle = _Settlement(context)
     for row in findings:
         row.update(scores.get(row["prompt_id"], {}))
         screened = scored_steps[row["prompt_id"]]
         row["n_unet_forwards"] = 2 * (screened + row["n_generated"] * how.steps)
+        settle(row)
     findings.sort(key=lambda row: (-row["n_duplicates"], -(row["rate"] or 0), row["prompt_id"]))
     write_table(context.path(VERDICTS), verdicts)
     write_rows(context.path(FINDINGS), findings, schemas.FINDINGS)
     write_rows(context.path(EXTRACTED), extracted(verdicts, context), schemas.EXTRACTED)
     return Outcome((VERDICTS, FINDINGS, EXTRACTED), verdicts.num_rows, verdicts.num_rows)
+
+
+class _Settlement:
+    """What the run's calibration adds to a finding: its confidence, and a verdict on scores alone.
+
+    A caption that was not drawn because its score makes memorization improbable is none; one that
+    the budget left out stays undecided.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._scores = standardized_scores(context)
+        self._belief = belief_of(context)
+        self._calibration = calibration_of(context)
+        self._least = context.config.generate.stop_below
+
+    def __call__(self, row: Row) -> None:
+        if self._calibration is None:
+            return
+        z = self._scores.get(row["prompt_id"])
+        hits, n = row["n_hits"], row["n_generated"]
+        if not n and posterior(0, 0, self._belief, z=z)[MEMORIZED] < self._least:
+            row["verdict"] = str(Verdict.NONE)
+        row["calibration"] = self._calibration.summary()
+        if row["verdict"] != Verdict.UNDECIDED:
+            found = row["verdict"] in HITS
+            row["confidence"] = confidence(hits, n, self._belief, found=found, z=z)
 
 
 def screen_scores(context: Context) -> tuple[dict[int, Row], Counter[int]]:
@@ -98,4 +128,4 @@ def extracted(verdicts: pa.Table, context: Context) -> list[Row]:
     return rows
 
 
-STAGE = Stage("findings", 2, ("generate", "train"), plan, run)
+STAGE = Stage("findings", 3, ("generate", "train", "verdict", "model"), plan, run)

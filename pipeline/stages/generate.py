@@ -1,10 +1,12 @@
 """generate: captions in, pictures out, each with a seed of its own.
 
 A picture's seed is a hash of the run's seed, the caption and its number, so it does not depend on
-batches or workers. Pictures go to webdataset shards beside a table of how each was made.
+batches, rounds or workers. Pictures go to webdataset shards beside a table of how each was made.
 """
 
 import hashlib
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,13 +21,22 @@ from pipeline.io.shards import write_shard
 from pipeline.io.tables import write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage, reject_counts
 from pipeline.stages.models import caption_parts, open_model
-from pipeline.stages.prompts import distinct_prompts
+from pipeline.stages.rounds import MOST_ROUNDS, drawn_in, round_name, schedule
 
 
-def plan(context: Context) -> list[Part]:
-    """One part a block of captions."""
-    size = context.config.generate.prompts_per_part
-    return caption_parts(context, distinct_prompts(context), size)
+def plan(context: Context, number: int = 0) -> list[Part]:
+    """One part a block of the captions that round `number` draws."""
+    config = context.config.generate
+    rounds = schedule(config)
+    if number >= len(rounds):
+        return []
+    drawn = rounds[number]
+    size = max(1, config.prompts_per_part * config.per_prompt // len(drawn))
+    prefix = f"r{number}-" if number else ""
+    return [
+        replace(part, name=prefix + part.name, params={**part.params, "numbers": list(drawn)})
+        for part in caption_parts(context, drawn_in(context, number), size)
+    ]
 
 
 def run(part: Part, context: Context) -> Outcome:
@@ -36,7 +47,7 @@ def run(part: Part, context: Context) -> Outcome:
     jobs = [
         (row, image_seed(context.config.seed, row["prompt_id"], number))
         for row in part.params["prompts"]
-        for number in range(config.per_prompt)
+        for number in part.params["numbers"]
     ]
     rows: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
@@ -90,4 +101,16 @@ def _record(
     return row, {"__key__": key, "png": data, "txt": prompt["caption"].encode()}
 
 
-STAGE = Stage("generate", 1, ("model", "generate"), plan, run, tolerant=True, on_device=True)
+STAGES = tuple(
+    Stage(
+        round_name("generate", number),
+        2,
+        ("model", "generate"),
+        partial(plan, number=number),
+        run,
+        tolerant=True,
+        on_device=True,
+    )
+    for number in range(MOST_ROUNDS)
+)
+STAGE = STAGES[0]

@@ -1,5 +1,6 @@
 """match: generations in, their nearest training pictures out."""
 
+from functools import partial
 from typing import Any
 
 from pipeline.batches import batched
@@ -11,17 +12,17 @@ from pipeline.io.tables import read_rows, write_rows
 from pipeline.runner.merge import merge_stage
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.gallery import open_gallery
+from pipeline.stages.rounds import MOST_ROUNDS, drawn_parts, round_name
 
 
-def plan(context: Context) -> list[Part]:
-    """One part a block of generations; none without a training run to match against."""
+def plan(context: Context, number: int = 0) -> list[Part]:
+    """One part a block of a round's generations; none without a training run."""
     if not (context.train / DUPLICATES).is_file():
         return []
     train = relative(context.train / DUPLICATES, context.run)
-    tables = sorted(context.run.glob("generations/*.parquet"))
     return [
         Part(path.stem, (f"generations/{path.stem}.tar", f"generations/{path.stem}.parquet", train))
-        for path in tables
+        for path in drawn_parts(context, number)
     ]
 
 
@@ -42,5 +43,16 @@ def run(part: Part, context: Context) -> Outcome:
     return Outcome((output,), len(accepted), len(accepted))
 
 
-STAGE = Stage("match", 2, ("match", "embed", "train"), plan, run, on_device=True)
+STAGES = tuple(
+    Stage(
+        round_name("match", number),
+        2,
+        ("match", "embed", "train"),
+        partial(plan, number=number),
+        run,
+        on_device=True,
+    )
+    for number in range(MOST_ROUNDS)
+)
+STAGE = STAGES[0]
 TABLE = merge_stage("match-table", "matches/part-*.parquet", MATCHES, schemas.MATCHES)

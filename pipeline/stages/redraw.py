@@ -30,9 +30,9 @@ from pipeline.io.tables import write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.gallery import open_gallery
 from pipeline.stages.generate import sampling
+from pipeline.stages.judging import gather, limits_of
 from pipeline.stages.models import model_folder, open_model
 from pipeline.stages.split import split_findings
-from pipeline.stages.verdict import gather, thresholds
 
 BASE = "base"
 _JOBS_PER_PART = 256
@@ -128,7 +128,7 @@ def _judge(
     redraw_id = hash63("redraw", method, job.arm, job.caption, seed)
     generation = {"generation_id": redraw_id, "status": "rejected" if blank else "ok"}
     evidence = gather(generation, matches, searched=True)
-    limits = thresholds(context.config.verdict)
+    limits = limits_of(context)
     judged, leans_to = judge_generation(evidence, limits), leaning(evidence, limits)
     nearest = next(iter(matches), {})
     shown = next((row for row in matches if row["image_id"] == judged.image_id), nearest)

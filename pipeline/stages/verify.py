@@ -28,8 +28,8 @@ from pipeline.io.runfolder import VERIFICATION
 from pipeline.io.shards import iterate_samples
 from pipeline.io.tables import read_parts, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
+from pipeline.stages.judging import limits_of
 from pipeline.stages.redraw import BASE, erased_models
-from pipeline.stages.verdict import thresholds
 
 _ERASED_ARMS = ("trained", "held_out")
 Row = dict[str, Any]
@@ -50,7 +50,7 @@ def run(part: Part, context: Context) -> Outcome:
     drawings = read_parts(tables, schemas.REDRAWS).to_pylist()
     pictures = dict(_pictures(context, {row["key"] for row in drawings}))
     before = {_place(row): row for row in drawings if row["method"] == BASE}
-    limits = thresholds(context.config.verdict)
+    limits = limits_of(context)
     rows: list[Row] = []
     methods: dict[str, Row] = {}
     for method, folder in erased_models(context).items():
