@@ -249,7 +249,8 @@ class Screen(Section):
 
 
 class Generate(Section):
-    """How many pictures are drawn a prompt, and how."""
+    """How many pictures are drawn a prompt, and how. With `folder`, none: pictures that another
+    generator made are taken from there, a folder or tars."""
 
     per_prompt: Count = 16
     scheduler: str = "default"

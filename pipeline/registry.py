@@ -11,6 +11,7 @@ from pipeline.stages import (
     borderline,
     captions,
     cells,
+    collect,
     components,
     diversity,
     embed,
@@ -31,6 +32,7 @@ from pipeline.stages import (
     quality,
     recall,
     redraw,
+    regroup,
     report,
     scan,
     score,
@@ -68,15 +70,19 @@ DEDUP: tuple[Stage, ...] = (
 PREPARING: dict[str, tuple[str, ...]] = {
     "pairs": ("hubs",),
     "groups": ("quality", "components", "survivors"),
+    "prompts": ("collect",),
+    "generate": ("regroup",),
 }
 """What a stage reads that is nobody's aim: configurations name the stage alone."""
 EMBEDDED: tuple[Stage, ...] = (fetch.STAGE, scan.STAGE, ingest.STAGE, ids.STAGE, embed.STAGE)
 """What an evaluation set goes through before it can be compared."""
 AUDIT: tuple[Stage, ...] = (
+    collect.STAGE,
     prompts.STAGE,
     screen.STAGE,
     screen.TABLE,
     generate.STAGE,
+    regroup.STAGE,
     match.STAGE,
     match.TABLE,
     verdict.STAGE,
@@ -97,7 +103,7 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
 
     Shards are fetched where they are not on this machine; vectors are given or made, never both,
     and compared with evaluation sets where there are any; captions are read by the encoder that is
-    configured, if any.
+    configured, if any; no picture is drawn where another generator's are given.
     """
     given = config.dataset.embeddings
     idle = {scan.STAGE, embed.STAGE, borderline.STAGE} if given else {ingest.STAGE}
@@ -106,4 +112,6 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
     idle |= set() if config.against else {against.STAGE}
     idle |= set() if config.onto else {adopt.STAGE}
     idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
+    drawing = {screen.STAGE, screen.TABLE, generate.STAGE}
+    idle |= drawing if config.generate.folder else {collect.STAGE, regroup.STAGE}
     return tuple(stage for stage in stages if stage not in idle)

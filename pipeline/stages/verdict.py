@@ -4,7 +4,7 @@ The rules are in pipeline/detection; here tables become evidence and verdicts be
 judges the captions of one block of generations; nothing is thresholded anywhere else.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,21 @@ import numpy.typing as npt
 from pipeline.config import Verdict as VerdictConfig
 from pipeline.detection.caption_verdict import CaptionVerdict, judge_caption
 from pipeline.detection.tiled_l2 import pairwise_tiled_l2
-from pipeline.detection.verdict import DISTANCES, GenerationEvidence, Match, Thresholds
+from pipeline.detection.unconditional import judge_unconditional
+from pipeline.detection.verdict import (
+    DISTANCES,
+    GenerationEvidence,
+    GenerationVerdict,
+    Match,
+    Thresholds,
+)
 from pipeline.io import schemas
 from pipeline.io.images import decode, to_square
 from pipeline.io.runfolder import PROMPTS
-from pipeline.io.shards import iterate_samples
+from pipeline.io.shards import iterate_samples, picture_bytes
 from pipeline.io.tables import read_rows, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
+from pipeline.stages.scan import image_limits
 
 Row = dict[str, Any]
 UNCALIBRATED = "default thresholds, uncalibrated"
@@ -52,9 +60,12 @@ def run(part: Part, context: Context) -> Outcome:
             gather(row, by_generation.get(row["generation_id"], []), searched=searched)
             for row in rows
         ]
+        if prompt_id is None:
+            verdicts += _without_caption(rows, evidence, by_generation, limits)
+            continue
         between = pairwise_tiled_l2(np.stack([pictures[row["key"]] for row in rows]))
         judged = judge_caption(evidence, between, limits)
-        found = generation_rows(rows, judged, by_generation)
+        found = generation_rows(rows, judged.generations, by_generation)
         verdicts += found
         findings.append(_finding(prompts[prompt_id], judged, found))
     outputs = (f"verdicts/part-{part.name}.parquet", f"findings/part-{part.name}.parquet")
@@ -85,13 +96,13 @@ def gather(generation: Row, matches: Iterable[Row], *, searched: bool) -> Genera
 
 
 def generation_rows(
-    generations: list[Row], judged: CaptionVerdict, matches: dict[Any, list[Row]]
+    generations: list[Row], judged: Sequence[GenerationVerdict], matches: dict[Any, list[Row]]
 ) -> list[Row]:
     """Rows of verdicts.parquet: each generation with the match that its verdict rests on.
 
     Where it rests on none, the distances are those of the nearest match.
     """
-    verdict_of = {item.generation_id: item for item in judged.generations}
+    verdict_of = {item.generation_id: item for item in judged}
     rows = []
     for generation in generations:
         item = verdict_of[generation["generation_id"]]
@@ -112,6 +123,21 @@ def generation_rows(
     return rows
 
 
+def _without_caption(
+    rows: list[Row],
+    evidence: Sequence[GenerationEvidence],
+    matches: dict[Any, list[Row]],
+    limits: Thresholds,
+) -> list[Row]:
+    """Pictures that no caption asked for, each judged by its match nearest by l2."""
+    judged = [judge_unconditional(item, limits) for item in evidence]
+    by_l2 = {
+        generation: sorted(found, key=lambda row: (round(row["l2"], 6), row["image_id"]))
+        for generation, found in matches.items()
+    }
+    return generation_rows(rows, judged, by_l2)
+
+
 def _finding(prompt: Row, judged: CaptionVerdict, rows: list[Row]) -> Row:
     hits = set(judged.hit_ids)
     return {
@@ -128,7 +154,9 @@ def _finding(prompt: Row, judged: CaptionVerdict, rows: list[Row]) -> Row:
         "rate": judged.rate,
         "ci_low": judged.ci_low,
         "ci_high": judged.ci_high,
-        "seeds_hit": [row["seed"] for row in rows if row["generation_id"] in hits],
+        "seeds_hit": [
+            row["seed"] for row in rows if row["generation_id"] in hits and row["seed"] is not None
+        ],
         "clique_size": judged.clique_size,
         "clique_capped": judged.clique_capped,
         "image_ids": list(judged.image_ids),
@@ -137,9 +165,12 @@ def _finding(prompt: Row, judged: CaptionVerdict, rows: list[Row]) -> Row:
 
 
 def _pictures(part: Part, context: Context, keys: list[str]) -> dict[str, npt.NDArray[np.uint8]]:
-    side = context.config.match.compare_px
+    side, limits = context.config.match.compare_px, image_limits(context)
     samples = iterate_samples(context.path(part.inputs[0]), set(keys))
-    return {sample["__key__"]: to_square(decode(sample["png"]), side) for sample in samples}
+    return {
+        sample["__key__"]: to_square(decode(picture_bytes(sample), limits), side)
+        for sample in samples
+    }
 
 
 def _group(rows: Iterable[Row], name: str) -> dict[Any, list[Row]]:
