@@ -26,6 +26,7 @@ from rich.markup import escape
 
 from indexes import VectorError
 from pipeline import followups, inspect_run, registry
+from pipeline.audit import WITHOUT_TRAIN, Asked, audit_settings
 from pipeline.calibration.audit import calibrate_audit
 from pipeline.calibration.command import calibration_settings, thresholds_table
 from pipeline.calibration.dedup import Plan, parse_same
@@ -33,7 +34,7 @@ from pipeline.calibration.dedup import calibrate_dedup as measure
 from pipeline.config import COLUMN, QUALITIES, RunConfig, load_config, make_config
 from pipeline.deduplication import dedup_settings, threads_of
 from pipeline.detection.errors import MeasureError
-from pipeline.errors import UnmemorizeError, UsageError
+from pipeline.errors import UnmemorizeError
 from pipeline.io.atomic import is_disk_full
 from pipeline.io.runjson import read_run_config
 from pipeline.jobs import Job, choose_stages, run_job
@@ -194,6 +195,10 @@ def dedup(
 def audit(
     out: Out,
     model: Annotated[str | None, typer.Option(help="A diffusers folder or hub id.")] = None,
+    generations: Annotated[
+        str | None,
+        typer.Option(help="Pictures that another generator made: a folder, or webdataset tars."),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="The hub revision to pin.")] = None,
     train: Annotated[Path | None, typer.Option(help="A dedup run of the training set.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="CSV, JSONL, Parquet or text.")] = None,
@@ -211,27 +216,21 @@ def audit(
     scheduler: Scheduler = None,
     device: Device = None,
     dtype: Dtype = None,
+    limit: Limit = None,
     redact: Redact = False,
     fail_on: FailOn = None,
     rebuild: Rebuild = False,
     verify_inputs: VerifyInputs = False,
 ) -> None:
     """Audit a model: which captions reproduce which training images?"""
-    if model is None:
-        raise UsageError("audit needs --model, a diffusers folder or hub id")
-    if train is None and prompts is None:
-        raise UsageError("audit needs --train RUN, whose groups give the captions, or --prompts")
+    asked = Asked(model=model, generations=generations, train=train, prompts=prompts)
     if train is None:
-        _say("without --train nothing is matched; captions are screened and cliques searched")
-    values: dict[str, Any] = {
-        "train": str(train.resolve()) if train else None,
-        "model": {"path": model, "revision": revision},
-        "prompts": {"file": str(prompts.resolve()) if prompts else None},
-        "generate": {"rounds": () if exhaustive else AUDIT_ROUNDS},
-        "verdict": {"calibration": str(calibration.resolve()) if calibration else None},
-        "report": {"redact": redact},
-    }
-    shared = _shared(workers, scheduler, device, dtype, None)
+        _say(WITHOUT_TRAIN)
+    values = audit_settings(asked) | {"report": {"redact": redact}}
+    values["model"] |= {"revision": revision}
+    values["generate"] |= {"rounds": () if exhaustive else AUDIT_ROUNDS}
+    values["verdict"] = {"calibration": str(calibration.resolve()) if calibration else None}
+    shared = _shared(workers, scheduler, device, dtype, limit)
     shared["generate.max_forwards"] = max_forwards
     config = make_config(values, _overrides(set_, **shared))
     job = _job(config, out, (*registry.AUDIT, *registry.REPORT), rebuild, verify_inputs)

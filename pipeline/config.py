@@ -255,7 +255,8 @@ class Generate(Section):
 
     `rounds`: after so many pictures a caption's verdict is looked at, and the caption is drawn on
     only while it is open: neither found nor memorized with a probability below `stop_below`.
-    `max_forwards`: the budget of UNet forwards, those of the screen included.
+    `max_forwards`: the budget of UNet forwards, those of the screen included. With `folder`, none:
+    pictures that another generator made are taken from there, a folder or tars.
     """
 
     per_prompt: Count = 16

@@ -11,6 +11,7 @@ from pipeline.stages import (
     borderline,
     captions,
     cells,
+    collect,
     components,
     diversity,
     embed,
@@ -32,6 +33,7 @@ from pipeline.stages import (
     quality,
     recall,
     redraw,
+    regroup,
     report,
     scan,
     score,
@@ -42,7 +44,7 @@ from pipeline.stages import (
     verdict,
     verify,
 )
-from pipeline.stages.rounds import schedule
+from pipeline.stages.rounds import MOST_ROUNDS, schedule
 
 DEMO: tuple[Stage, ...] = (shards.STAGE, model.STAGE)
 DEDUP: tuple[Stage, ...] = (
@@ -70,7 +72,8 @@ DEDUP: tuple[Stage, ...] = (
 PREPARING: dict[str, tuple[str, ...]] = {
     "pairs": ("hubs",),
     "groups": ("quality", "components", "survivors"),
-    "generate": tuple(stage.name for stage in generate.STAGES[1:]),
+    "prompts": ("collect",),
+    "generate": ("regroup", *(stage.name for stage in generate.STAGES[1:])),
     "match": tuple(stage.name for stage in match.STAGES[1:]),
     "verdict": tuple(stage.name for stage in judge.STAGES),
 }
@@ -78,13 +81,22 @@ PREPARING: dict[str, tuple[str, ...]] = {
 EMBEDDED: tuple[Stage, ...] = (fetch.STAGE, scan.STAGE, ingest.STAGE, ids.STAGE, embed.STAGE)
 """What an evaluation set goes through before it can be compared."""
 AUDIT: tuple[Stage, ...] = (
+    collect.STAGE,
     prompts.STAGE,
     screen.STAGE,
     screen.TABLE,
+    generate.STAGE,
+    regroup.STAGE,
+    match.STAGE,
+    judge.STAGES[0],
     *(
         stage
-        for number, drawn in enumerate(generate.STAGES)
-        for stage in (drawn, match.STAGES[number], *judge.STAGES[number : number + 1])
+        for number in range(1, MOST_ROUNDS)
+        for stage in (
+            generate.STAGES[number],
+            match.STAGES[number],
+            *judge.STAGES[number : number + 1],
+        )
     ),
     match.TABLE,
     verdict.STAGE,
@@ -105,7 +117,7 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
 
     Shards are fetched where they are not on this machine; vectors are given or made, never both,
     and compared with evaluation sets where there are any; captions are read by the encoder that is
-    configured, if any.
+    configured, if any; no picture is drawn where another generator's are given.
     """
     given = config.dataset.embeddings
     idle = {scan.STAGE, embed.STAGE, borderline.STAGE} if given else {ingest.STAGE}
@@ -116,4 +128,6 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
     rounds = len(schedule(config.generate))
     idle |= {*generate.STAGES[rounds:], *match.STAGES[rounds:], *judge.STAGES[rounds - 1 :]}
     idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
+    drawing = {screen.STAGE, screen.TABLE, *generate.STAGES, *match.STAGES[1:], *judge.STAGES}
+    idle |= drawing if config.generate.folder else {collect.STAGE, regroup.STAGE}
     return tuple(stage for stage in stages if stage not in idle)

@@ -19,6 +19,7 @@ from pipeline.io.runjson import read_run_config
 from pipeline.io.tables import read_rows, read_table
 from pipeline.report.collect import collect
 from pipeline.report.facts import Audit, Duplicates, Erasure, Facts, Finding, Rate
+from pipeline.report.page import per_thousand
 from pipeline.report.sources import read_json
 from pipeline.report.text import shorten, visible
 from pipeline.runner.part import Context
@@ -108,8 +109,11 @@ def _of_audit(facts: Facts, audit: Audit) -> str:
     verdicts = ", ".join(f"{n:,} {verdict}" for verdict, n in audit.verdicts.items())
     found = facts.extracted
     extracted = f"; {found.pictures:,} training pictures extracted" if found else ""
+    extracted += f", {per_thousand(found.samples)} of 1,000 samples show one" if found else ""
     controls = audit.flagged_controls
     false = f"; {controls.hits} of {controls.n} controls flagged" if controls.n else ""
+    if audit.given and not audit.captions:
+        return f"{audit.generations:,} pictures without captions{extracted}"
     return f"{audit.captions:,} captions: {verdicts}{extracted}{false}"
 
 

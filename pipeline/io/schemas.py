@@ -165,16 +165,35 @@ SCREEN = _schema(
     ("cos_channel_mean", _F64),
 )
 
+COLLECTED = _schema(
+    ("generation_id", _I64),
+    ("shard", _STR),
+    ("key", _STR),
+    ("member", _STR, _OPTIONAL),
+    ("offset", _I64, _OPTIONAL),
+    ("size", _I64, _OPTIONAL),
+    ("prompt_id", _I64, _OPTIONAL),
+    ("caption", _STR),
+    ("seed", _I64, _OPTIONAL),
+    ("width", _I32, _OPTIONAL),
+    ("height", _I32, _OPTIONAL),
+    ("sha256", _STR, _OPTIONAL),
+    ("status", _STR),
+    ("reason", _STR),
+    ("detail", _STR),
+)
+
+# Of pictures that another generator made it is not known how.
 GENERATIONS = _schema(
     ("generation_id", _I64),
     ("key", _STR),
     ("prompt_id", _I64, _OPTIONAL),
-    ("seed", _I64),
-    ("scheduler", _STR),
-    ("num_inference_steps", _I32),
-    ("guidance_scale", _F64),
-    ("negative_prompt", _STR),
-    ("model_fingerprint", _STR),
+    ("seed", _I64, _OPTIONAL),
+    ("scheduler", _STR, _OPTIONAL),
+    ("num_inference_steps", _I32, _OPTIONAL),
+    ("guidance_scale", _F64, _OPTIONAL),
+    ("negative_prompt", _STR, _OPTIONAL),
+    ("model_fingerprint", _STR, _OPTIONAL),
     ("sha256", _STR),
     ("status", _STR),
     ("reason", _STR),
@@ -210,7 +229,7 @@ _DISTANCES = (
 VERDICTS = _schema(
     ("generation_id", _I64),
     ("prompt_id", _I64, _OPTIONAL),
-    ("seed", _I64),
+    ("seed", _I64, _OPTIONAL),
     ("image_id", _I64, _OPTIONAL),
     ("group_id", _I64, _OPTIONAL),
     ("verdict", _STR),

@@ -19,6 +19,7 @@ _DECIMALS = 6
 _PAGE_ONLY = (
     ("duplicates", "shown"),
     ("captions", "shown"),
+    ("extracted", "shown"),
     ("erasure", "comparisons"),
     ("noise_gaps",),
 )
@@ -86,7 +87,9 @@ def _truth(sources: Sources, score: dict[str, Any]) -> Series | None:
 
 def _model_name(context: Context, *, audited: bool) -> str | None:
     """The model's name without the folders of this machine."""
-    name = context.config.model.path
+    name, folder = context.config.model.path, context.config.generate.folder
+    if folder is not None and name is None:
+        return f"pictures of another generator, {folder.name}" if audited else None
     if name is None:
         return "the demo's model" if audited else None
     return Path(name).name if Path(name).is_absolute() else name

@@ -166,10 +166,28 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Extraction:
+    """A training image that was found, with the sample that comes nearest to it."""
+
+    image_id: int
+    group_id: int
+    verdict: str
+    n_duplicates: int
+    n_generations: int
+    generation_id: int
+    l2: float | None
+    tiled_l2: float | None
+    l2_ratio_50nn: float | None
+
+
+@dataclass(frozen=True)
 class Extracted:
     """Training pictures that at least one generation reproduces: the field's headline count.
 
     `pictures` are distinct, one a duplicate group; `images` counts the copies that were nearest.
+    `samples` is the share of all samples that reproduce one. Generators are compared at equal
+    counts: `distinct` pictures are to be expected among `per` of the samples, which are 1,000, or
+    all where fewer were drawn (pipeline.detection.unconditional). `shown` are the clearest.
     """
 
     sources: tuple[str, ...]
@@ -177,15 +195,20 @@ class Extracted:
     images: int
     by_verdict: Mapping[str, int]
     generations: int
+    samples: Rate
+    per: int
+    distinct: float
+    shown: tuple[Extraction, ...]
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was asked of the model, and what it answered."""
+    """What was asked of the model, and what it answered; `given`: pictures of another generator."""
 
     sources: tuple[str, ...]
     captions: int
     controls: int
+    given: bool
     generations: int
     blank: int
     verdicts: Mapping[str, int]

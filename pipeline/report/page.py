@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.report.facts import Comparison, Facts, Finding, Group, Member
+from pipeline.report.facts import Comparison, Extraction, Facts, Finding, Group, Member, Rate
 from pipeline.report.pictures import Pictures, data_uri
 from pipeline.report.text import markdown, shorten, visible
 
@@ -32,6 +32,15 @@ class Card:
     """A finding with its pictures; None where one cannot be shown."""
 
     finding: Finding
+    generated: str | None
+    trained: str | None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A training image that was extracted, and no caption's card shows, with the sample."""
+
+    extraction: Extraction
     generated: str | None
     trained: str | None
 
@@ -70,6 +79,7 @@ def render_page(
         "facts": facts,
         "figures": figures,
         "cards": _folded(_cards(facts, pictures), _CARDS_OPEN),
+        "proofs": _folded(_proofs(facts, pictures), _CARDS_OPEN),
         "strips": _folded(_strips(facts, pictures), _STRIPS_OPEN),
         "sides": _sides(facts, pictures),
     }
@@ -93,6 +103,7 @@ def environment() -> Environment:
         "markdown": markdown,
         "percent": _percent,
         "number": _number,
+        "per_thousand": per_thousand,
         "count": lambda value: f"{value:,}",
     }
     return made
@@ -108,6 +119,18 @@ def _cards(facts: Facts, pictures: Pictures) -> list[Card]:
     drawn = pictures.generations(f.generation_id for f in findings if f.generation_id is not None)
     return [
         Card(f, drawn.get(f.generation_id or 0), pictures.training(f.image_id)) for f in findings
+    ]
+
+
+def _proofs(facts: Facts, pictures: Pictures) -> list[Proof]:
+    findings = facts.audit.findings if facts.audit else ()
+    carded = {finding.image_group_id for finding in findings}
+    shown = facts.extracted.shown if facts.extracted else ()
+    left = [item for item in shown if item.group_id not in carded]
+    drawn = pictures.generations(item.generation_id for item in left)
+    return [
+        Proof(item, drawn.get(item.generation_id), pictures.training(item.image_id))
+        for item in left
     ]
 
 
@@ -142,6 +165,12 @@ def _percent(value: float | None) -> str:
         return "–"
     digits = 1 if 0 < value < 0.01 else 0
     return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def per_thousand(rate: Rate) -> str:
+    """A rate per 1,000 with its 95 % interval."""
+    shown = "–" if rate.rate is None else f"{1000 * rate.rate:.3g}"
+    return f"{shown} (95 % {1000 * rate.ci_low:.3g} to {1000 * rate.ci_high:.3g})"
 
 
 def _number(value: float | None) -> str:

@@ -36,6 +36,7 @@ _TRAIN = (
     "recall/*.json",
 )
 _FINDINGS = (
+    "collected/*.parquet",
     "prompts.parquet",
     "screen.parquet",
     "generations/*.parquet",

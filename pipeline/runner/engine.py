@@ -5,8 +5,10 @@ The driver holds receipts and counts, never data.
 
 import fcntl
 import json
+import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from pipeline.runner.serial import SerialExecutor
 from pipeline.runner.work import Done, Executor, Failure, Result, full_disk_named
 
 NOT_DOWNLOADED = "not_downloaded"
+_ROUND = re.compile(r"-\d+$")
 EXPECTED = {
     NOT_DOWNLOADED,
     "duplicate",
@@ -31,7 +34,6 @@ EXPECTED = {
     "featureless",
     "not_the_same",
     "no_caption",
-    "blank",
 }
 """Reasons that are a stage's purpose or the data set's past, and never count against a run."""
 
@@ -70,15 +72,15 @@ class Summary:
         self.interrupted |= other.interrupted
 
     def over_limit(self, max_rejected: float) -> list[str]:
-        """Stages that rejected a larger share, expected reasons aside."""
-        over = []
+        """Stages that rejected a larger share, expected reasons aside; rounds count together."""
+        counted: Counter[str] = Counter()
+        rejected: Counter[str] = Counter()
         for stage, (rows_in, _) in self.rows.items():
-            counts = self.rejected[stage]
+            counts, name = self.rejected[stage], _ROUND.sub("", stage)
             expected = sum(counts.get(reason, 0) for reason in EXPECTED)
-            rejected = sum(counts.values()) - expected
-            if rejected > max_rejected * (rows_in - expected):
-                over.append(stage)
-        return over
+            counted[name] += rows_in - expected
+            rejected[name] += sum(counts.values()) - expected
+        return [name for name in counted if rejected[name] > max_rejected * counted[name]]
 
 
 def run_stages(

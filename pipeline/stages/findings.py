@@ -46,7 +46,8 @@ def run(part: Part, context: Context) -> Outcome:
     for row in findings:
         row.update(scores.get(row["prompt_id"], {}))
         screened = scored_steps[row["prompt_id"]]
-        row["n_unet_forwards"] = 2 * (screened + row["n_generated"] * how.steps)
+        steps = 0 if how.folder else how.steps  # another generator's cost is not known
+        row["n_unet_forwards"] = 2 * (screened + row["n_generated"] * steps)
         settle(row)
     findings.sort(key=lambda row: (-row["n_duplicates"], -(row["rate"] or 0), row["prompt_id"]))
     write_table(context.path(VERDICTS), verdicts)

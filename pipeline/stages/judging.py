@@ -15,10 +15,11 @@ from pipeline.detection.verdict import DISTANCES, GenerationEvidence, Match, Thr
 from pipeline.io import schemas
 from pipeline.io.images import decode, to_square
 from pipeline.io.runfolder import part_name
-from pipeline.io.shards import iterate_samples
+from pipeline.io.shards import iterate_samples, picture_bytes
 from pipeline.io.tables import read_rows, read_table
 from pipeline.runner.part import Context, Part
 from pipeline.stages.beliefs import calibration_of
+from pipeline.stages.scan import image_limits
 
 Row = dict[str, Any]
 
@@ -79,6 +80,32 @@ def judge(part: Part, context: Context) -> Iterator[Judged]:
         yield Judged(prompt, judge_caption(evidence, between, limits), rows, own)
 
 
+def uncaptioned_parts(context: Context, *, prefix: str) -> list[Part]:
+    """One part a file of generations that holds pictures without a caption."""
+    stems = _files_by_prompt(context).get(None, [])
+    return [
+        Part(prefix + stem, tuple(_names(context, stem)), {"prompts": [], "drawn": [stem]})
+        for stem in stems
+    ]
+
+
+def uncaptioned(
+    part: Part, context: Context
+) -> tuple[list[Row], dict[Any, list[Row]], list[GenerationEvidence]]:
+    """The pictures of a part without a caption, their matches by id, and the evidence on each."""
+    _, table, *found = _names(context, part.params["drawn"][0])
+    rows = read_rows(context.path(table), schemas.GENERATIONS)
+    rows = [row for row in rows if row["prompt_id"] is None]
+    matches: dict[Any, list[Row]] = {}
+    for name in found:
+        matches |= grouped(read_rows(context.path(name), schemas.MATCHES), "generation_id")
+    searched = bool(found)
+    evidence = [
+        gather(row, matches.get(row["generation_id"], []), searched=searched) for row in rows
+    ]
+    return rows, matches, evidence
+
+
 def thresholds(config: VerdictConfig) -> Thresholds:
     """The default thresholds with what the configuration replaces."""
     return Thresholds(**config.model_dump(exclude_none=True, exclude={"calibration"}))
@@ -119,8 +146,9 @@ def grouped(rows: Iterable[Row], name: str) -> dict[Any, list[Row]]:
     return groups
 
 
-def _files_by_prompt(context: Context) -> dict[int, list[str]]:
-    files: dict[int, list[str]] = {}
+def _files_by_prompt(context: Context) -> dict[int | None, list[str]]:
+    """The parts that drew a caption; under None those with pictures that have none."""
+    files: dict[int | None, list[str]] = {}
     for path in sorted(context.run.glob("generations/*.parquet")):
         column = read_table(path, schemas.GENERATIONS, columns=["prompt_id"])["prompt_id"]
         for prompt in column.unique().to_pylist():
@@ -136,6 +164,9 @@ def _names(context: Context, stem: str) -> list[str]:
 
 
 def _pictures(context: Context, tar: str, keys: set[str]) -> dict[str, npt.NDArray[np.uint8]]:
-    side = context.config.match.compare_px
+    side, limits = context.config.match.compare_px, image_limits(context)
     samples = iterate_samples(context.path(tar), keys)
-    return {sample["__key__"]: to_square(decode(sample["png"]), side) for sample in samples}
+    return {
+        sample["__key__"]: to_square(decode(picture_bytes(sample), limits), side)
+        for sample in samples
+    }

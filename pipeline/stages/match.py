@@ -7,12 +7,13 @@ from pipeline.batches import batched
 from pipeline.io import schemas
 from pipeline.io.images import decode
 from pipeline.io.runfolder import DUPLICATES, MATCHES
-from pipeline.io.shards import iterate_samples
+from pipeline.io.shards import iterate_samples, picture_bytes
 from pipeline.io.tables import read_rows, write_rows
 from pipeline.runner.merge import merge_stage
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.gallery import open_gallery
 from pipeline.stages.rounds import MOST_ROUNDS, drawn_parts, round_name
+from pipeline.stages.scan import image_limits
 
 
 def plan(context: Context, number: int = 0) -> list[Part]:
@@ -29,12 +30,13 @@ def plan(context: Context, number: int = 0) -> list[Part]:
 def run(part: Part, context: Context) -> Outcome:
     """Match one block."""
     gallery = open_gallery(context)
+    limits = image_limits(context)
     rows: list[dict[str, Any]] = []
     generations = read_rows(context.path(part.inputs[1]), schemas.GENERATIONS)
     accepted = {row["key"]: row["generation_id"] for row in generations if row["status"] == "ok"}
     samples = iterate_samples(context.path(part.inputs[0]), accepted.keys())
     for batch in batched(samples, context.config.embed.batch_size):
-        pictures = [decode(sample["png"]) for sample in batch]
+        pictures = [decode(picture_bytes(sample), limits) for sample in batch]
         for sample, matches in zip(batch, gallery.measure(pictures), strict=True):
             generation = {"generation_id": accepted[sample["__key__"]]}
             rows += [generation | match for match in matches]

@@ -16,6 +16,7 @@ from pipeline.io.prompt_files import read_prompts
 from pipeline.io.runfolder import DUPLICATES, GROUPS, PROMPTS, current_groups, read_images
 from pipeline.io.tables import read_rows, read_table, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.stages.collect import collected_captions, list_collected
 
 Row = dict[str, Any]
 
@@ -28,6 +29,8 @@ def plan(context: Context) -> list[Part]:
             inputs.append(relative(context.train / name, context.run))
     if context.config.prompts.file is not None:
         inputs.append(relative(context.config.prompts.file, context.run))
+    if context.config.generate.folder is not None:
+        inputs += list_collected(context)
     return [Part("all", tuple(inputs))]
 
 
@@ -40,7 +43,9 @@ def run(part: Part, context: Context) -> Outcome:
     if has_train and not config.placeholders:
         left_out = _placeholders(context)
         captions = {g: c for g, c in captions.items() if g not in left_out}
-    if config.file is not None:
+    if context.config.generate.folder is not None:
+        rows = _from_file(collected_captions(context), captions)
+    elif config.file is not None:
         rows = _from_file(read_prompts(config.file), captions)
     else:
         rows = _from_groups(captions, context)
