@@ -138,9 +138,14 @@ class Index(Section):
 class Pairs(Section):
     """When two pictures are near-duplicates: least cosine by encoder, most PDQ bits.
 
+    By PDQ a picture is also compared as what its uniform border encloses (`trimmed`), and with the
+    mirrored other one, each where `pdq_variants` says so. Leave `mirrored` out where left and right
+    make two pictures, as of arrows and signs.
+
     Descriptors and PDQ are nearly blind to colour. Where `max_pixel_l2` is given, their pairs must
     also agree in colour and layout, by the `pixels` encoder: right for drawings, whose recoloured
-    variants are other pictures; wrong for photographs that may be cropped.
+    variants are other pictures; wrong for photographs that may be cropped,
+    mirrored or given a border.
 
     Up to `exact_up_to` pictures all are compared with all; above, each vector visits the `probes`
     nearest of `cells` (sqrt(n) by default). `recall_sample` pictures tell what that misses.
@@ -154,6 +159,7 @@ class Pairs(Section):
     min_similarity: dict[str, Cosine] = Field(default_factory=lambda: {"lite0": 0.92})
     pdq_max_distance: int = Field(31, ge=0, le=256)
     pdq_min_quality: float = Field(50, ge=0, le=100)
+    pdq_variants: tuple[Literal["mirrored", "trimmed"], ...] = ("mirrored", "trimmed")
     max_pixel_l2: float | None = Field(None, ge=0, le=1)
     calibration: Path | None = None
     rows_per_part: Count = 50_000

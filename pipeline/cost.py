@@ -9,7 +9,8 @@ w(x) seconds for x multiply-adds, on one core:
     cells   w(10 s c q + n c q) + n d / cell_numbers     k-means, assignment; reading, sketching
     join    w(m n (n / c) q) + n m / visits              sketches inside cells; gathering visitors
     exact   w(n^2 d)                                     in their place, for few pictures
-    pdq     n comparisons(n) / hamming_pairs    of one code: indexes.multi_index, or n / 2
+    pdq     n comparisons(2 n) / hamming_pairs   of one code with all and their mirror images:
+                                                 indexes.multi_index, or half of them
     groups  n / group_rows
 
 On disk an embedding takes 2 d bytes (fp16), a PDQ hash 32, and the cells of an encoder hold vector,
@@ -142,7 +143,7 @@ def cost(job: Job, rates: Rates | None = None) -> Cost:
     else:
         memory["join"] = 4.0 * d * n * 2
         seconds["join"] = n * n * d / rates.exact_macs
-    seconds["pdq"] = n * comparisons(n) / rates.hamming_pairs
+    seconds["pdq"] = n * comparisons(2 * n) / rates.hamming_pairs  # those mirrored, too
     seconds["groups"] = n / rates.group_rows
     return Cost(disk, memory, seconds, job.n_cells if job.in_cells else 0, edges)
 

@@ -12,7 +12,8 @@ ONES = Rates(1, 1, 1, 1, 1, 1, 1, 1, 1)
 
 
 def test_a_million_pictures_by_hand():
-    """c = 1000 cells, s = 64,000 vectors, 1000 a cell; 16 tables of PDQ, 17 keys looked up."""
+    """c = 1000 cells, s = 64,000 vectors, 1000 a cell; 16 tables of PDQ, 17 keys looked up in
+    them, a million later codes with those of the mirrored pictures."""
     job = Job(1_000_000)
     assert job.n_cells == 1000
     assert cell_macs(job) == 10 * 64_000 * 1000 * 128 + 1_000_000 * 1000 * 128 == 2.0992e11
@@ -23,7 +24,7 @@ def test_a_million_pictures_by_hand():
         "embed": 1e6,
         "cells": 2.0992e11 + 5.12e8,
         "join": 2.048e12 + 1.6e7,
-        "pdq": 1e6 * 16 * 17 * (32 + 14 * 500_000 / 2**16),
+        "pdq": 1e6 * 16 * 17 * (32 + 14 * 1_000_000 / 2**16),
         "groups": 1e6,
     }
     assert found.disk["embeddings"] == 1.024e9 and found.disk["pdq"] == 3.2e7

@@ -55,6 +55,11 @@ EMBEDDING_METADATA = _schema(
     ("quality", pa.float32(), _OPTIONAL),
 )
 
+HASH_METADATA = EMBEDDING_METADATA.append(pa.field("trimmed", pa.binary(32))).append(
+    pa.field("trimmed_quality", pa.float32())
+)
+"""Beside hashes: those of what a border encloses, null where there is none."""
+
 CLIP_SIMILARITY = _schema(("image_id", _I64), ("clip_similarity", _F64, _OPTIONAL))
 
 CAPTION_GROUPS = _schema(
