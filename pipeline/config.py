@@ -250,6 +250,30 @@ class Screen(Section):
     batch_size: Count = 32
 
 
+class Probe(Section):
+    """Detectors that ask the model more than `screen` does; off unless they are named here.
+
+    What each costs is in pipeline/stages/probe.py. The papers take 4 seeds for edges, 10 for
+    seed_agreement, 1 for the entropies and 16 for bright_ending.
+    """
+
+    detectors: tuple[
+        Literal[
+            "edges",
+            "sharpness",
+            "attention_entropy_first",
+            "attention_entropy",
+            "bright_ending",
+            "seed_agreement",
+        ],
+        ...,
+    ] = ()
+    edge_seeds: Count = 4
+    attention_seeds: Count = 4
+    agreement_seeds: int = Field(10, ge=2)
+    batch_size: Count = 16
+
+
 class Generate(Section):
     """How many pictures are drawn a prompt, and how."""
 
@@ -388,6 +412,7 @@ class RunConfig(Section):
     model: Model = Model()
     prompts: Prompts = Prompts()
     screen: Screen = Screen()
+    probe: Probe = Probe()
     generate: Generate = Generate()
     match: Match = Match()
     verdict: Verdict = Verdict()

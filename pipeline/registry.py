@@ -27,6 +27,7 @@ from pipeline.stages import (
     match,
     model,
     pairs,
+    probe,
     prompts,
     quality,
     recall,
@@ -68,6 +69,7 @@ DEDUP: tuple[Stage, ...] = (
 PREPARING: dict[str, tuple[str, ...]] = {
     "pairs": ("hubs",),
     "groups": ("quality", "components", "survivors"),
+    "findings": ("probe", "probe-table"),
 }
 """What a stage reads that is nobody's aim: configurations name the stage alone."""
 EMBEDDED: tuple[Stage, ...] = (fetch.STAGE, scan.STAGE, ingest.STAGE, ids.STAGE, embed.STAGE)
@@ -76,6 +78,8 @@ AUDIT: tuple[Stage, ...] = (
     prompts.STAGE,
     screen.STAGE,
     screen.TABLE,
+    probe.STAGE,
+    probe.TABLE,
     generate.STAGE,
     match.STAGE,
     match.TABLE,
@@ -97,13 +101,14 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
 
     Shards are fetched where they are not on this machine; vectors are given or made, never both,
     and compared with evaluation sets where there are any; captions are read by the encoder that is
-    configured, if any.
+    configured, if any; the model is probed where detectors are named.
     """
     given = config.dataset.embeddings
     idle = {scan.STAGE, embed.STAGE, borderline.STAGE} if given else {ingest.STAGE}
     idle |= set() if config.borderline.neighbours else {borderline.STAGE}
     idle |= set() if config.captions.encoder else {captions.STAGE}
     idle |= set() if config.against else {against.STAGE}
+    idle |= set() if config.probe.detectors else {probe.STAGE, probe.TABLE}
     idle |= set() if config.onto else {adopt.STAGE}
     idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
     return tuple(stage for stage in stages if stage not in idle)

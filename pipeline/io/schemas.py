@@ -165,6 +165,14 @@ SCREEN = _schema(
     ("cos_channel_mean", _F64),
 )
 
+PROBES = _schema(
+    ("prompt_id", _I64),
+    ("probe", _STR),
+    ("score", _F64, _OPTIONAL),
+    ("n_forwards", _I64),
+    ("reason", _STR),
+)
+
 GENERATIONS = _schema(
     ("generation_id", _I64),
     ("key", _STR),
@@ -245,6 +253,12 @@ FINDINGS = _schema(
     ("anisotropy_cosine", _F64, _OPTIONAL),
     ("dsm_change", _F64, _OPTIONAL),
     ("dsm_change_2", _F64, _OPTIONAL),
+    ("edges", _F64, _OPTIONAL),
+    ("sharpness", _F64, _OPTIONAL),
+    ("attention_entropy_first", _F64, _OPTIONAL),
+    ("attention_entropy", _F64, _OPTIONAL),
+    ("bright_ending", _F64, _OPTIONAL),
+    ("seed_agreement", _F64, _OPTIONAL),
 )
 
 DISTANCES = tuple(field[0] for field in _DISTANCES)

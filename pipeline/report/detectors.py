@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.detection.caption_families import caption_families
 from pipeline.detection.gram_detectors import GRAM_DETECTORS
+from pipeline.detection.probe_detectors import PROBE_DETECTORS
 from pipeline.detection.roc import random_tpr
 from pipeline.detection.roc_intervals import roc_summary
 from pipeline.detection.scored_steps import PURE_NOISE
@@ -28,7 +29,8 @@ from pipeline.report.sources import Sources
 
 Row = dict[str, Any]
 FPR = 0.01
-_SCORED, _SCREEN, _GENERATIONS = "scored.parquet", "screen.parquet", "generations/*.parquet"
+_SCORED, _SCREEN, _PROBES = "scored.parquet", "screen.parquet", "probes.parquet"
+_GENERATIONS = "generations/*.parquet"
 _TEXT_ONLY = "text_only"
 _MAX_TEXTS = 20_000  # captions that the text-only baseline is fitted on: a minute
 
@@ -39,6 +41,7 @@ def _clique_share(row: Row) -> float | None:
 
 _SCORES: tuple[tuple[str, str, bool, Callable[[Row], float | None]], ...] = (
     *((d.name, f"{d.title} ({d.source})", False, itemgetter(d.name)) for d in GRAM_DETECTORS),
+    *((d.name, f"{d.title} ({d.source})", False, itemgetter(d.name)) for d in PROBE_DETECTORS),
     ("clique", "Share in largest clique (Carlini 2023)", False, _clique_share),
     ("n_duplicates", "Number of copies", True, lambda r: r["n_duplicates"]),
     ("caption_length", "Length of the caption", True, lambda r: len(r["caption"])),
@@ -159,6 +162,12 @@ def _forwards(sources: Sources, findings: list[Row]) -> dict[str, float]:
         for detector in GRAM_DETECTORS:
             pairs = steps if detector.pairs is None else detector.pairs * seeds
             costs[detector.name] = 2 * pairs
+    if path := sources.one(_PROBES):
+        probed = read_table(path, schemas.PROBES, columns=["probe", "n_forwards"])
+        means = probed.group_by("probe").aggregate([("n_forwards", "mean")])
+        costs |= dict(
+            zip(means["probe"].to_pylist(), means["n_forwards_mean"].to_pylist(), strict=True)
+        )
     drawn = read_parts(
         sources.find(_GENERATIONS), schemas.GENERATIONS, columns=["num_inference_steps"]
     )

@@ -38,6 +38,7 @@ _TRAIN = (
 _FINDINGS = (
     "prompts.parquet",
     "screen.parquet",
+    "probes.parquet",
     "generations/*.parquet",
     "generations/*.tar",
     "verdicts.parquet",

@@ -9,11 +9,12 @@ from collections import Counter
 import pyarrow as pa
 
 from pipeline.detection.gram_detectors import GRAM_DETECTORS
+from pipeline.detection.probe_detectors import PROBE_DETECTORS
 from pipeline.detection.scored_steps import ScoredSteps
 from pipeline.detection.verdict import HITS
 from pipeline.io import schemas
-from pipeline.io.runfolder import DUPLICATES, EXTRACTED, FINDINGS, SCREEN, VERDICTS
-from pipeline.io.tables import read_parts, read_table, write_rows, write_table
+from pipeline.io.runfolder import DUPLICATES, EXTRACTED, FINDINGS, PROBES, SCREEN, VERDICTS
+from pipeline.io.tables import read_parts, read_rows, read_table, write_rows, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.gallery import Row
 
@@ -25,7 +26,7 @@ def plan(context: Context) -> list[Part]:
         for folder in ("verdicts", "findings")
         for path in sorted(context.run.glob(f"{folder}/part-*.parquet"))
     ]
-    inputs += [SCREEN] if context.path(SCREEN).is_file() else []
+    inputs += [name for name in (SCREEN, PROBES) if context.path(name).is_file()]
     if (context.train / DUPLICATES).is_file():
         inputs.append(relative(context.train / DUPLICATES, context.run))
     return [Part("all", tuple(inputs))]
@@ -39,11 +40,13 @@ def run(part: Part, context: Context) -> Outcome:
         sorted(context.run.glob("findings/part-*.parquet")), schemas.FINDINGS
     ).to_pylist()
     scores, scored_steps = screen_scores(context)
+    probed, probe_forwards = probe_scores(context)
     how = context.config.generate
     for row in findings:
-        row.update(scores.get(row["prompt_id"], {}))
-        screened = scored_steps[row["prompt_id"]]
-        row["n_unet_forwards"] = 2 * (screened + row["n_generated"] * how.steps)
+        prompt = row["prompt_id"]
+        row.update(scores.get(prompt, {}) | probed.get(prompt, {}))
+        drawn = 2 * row["n_generated"] * how.steps
+        row["n_unet_forwards"] = drawn + 2 * scored_steps[prompt] + probe_forwards[prompt]
     findings.sort(key=lambda row: (-row["n_duplicates"], -(row["rate"] or 0), row["prompt_id"]))
     write_table(context.path(VERDICTS), verdicts)
     write_rows(context.path(FINDINGS), findings, schemas.FINDINGS)
@@ -67,6 +70,29 @@ def screen_scores(context: Context) -> tuple[dict[int, Row], Counter[int]]:
         for prompt, score in detector.score(steps).items():
             rows.setdefault(prompt, {})[detector.name] = score
     return rows, Counter(steps.prompt_id.tolist())
+
+
+def probe_scores(context: Context) -> tuple[dict[int, Row], Counter[int]]:
+    """Scores of the detectors that were probed for, and the forwards that they took together.
+
+    Detectors of one pass share their forwards: the dearest of them is counted.
+    """
+    path = context.path(PROBES)
+    named = context.config.probe.detectors  # the table may be that of an earlier configuration
+    rows = read_rows(path, schemas.PROBES) if named and path.is_file() else []
+    rows = [row for row in rows if row["probe"] in named]
+    shared = {detector.name: detector.shared_pass for detector in PROBE_DETECTORS}
+    scores: dict[int, Row] = {}
+    dearest: Counter[tuple[int, str]] = Counter()
+    for row in rows:
+        if row["score"] is not None:
+            scores.setdefault(row["prompt_id"], {})[row["probe"]] = row["score"]
+        key = row["prompt_id"], shared[row["probe"]]
+        dearest[key] = max(dearest[key], row["n_forwards"])
+    forwards: Counter[int] = Counter()
+    for (prompt, _), count in dearest.items():
+        forwards[prompt] += count
+    return scores, forwards
 
 
 def extracted(verdicts: pa.Table, context: Context) -> list[Row]:
@@ -98,4 +124,4 @@ def extracted(verdicts: pa.Table, context: Context) -> list[Row]:
     return rows
 
 
-STAGE = Stage("findings", 2, ("generate", "train"), plan, run)
+STAGE = Stage("findings", 2, ("generate", "probe", "train"), plan, run)
