@@ -16,12 +16,12 @@ def pure_noise_step(
     model: DiffusionModel,
     text: torch.Tensor,
     uncond: torch.Tensor,
-    x_t: torch.Tensor,
+    noise: torch.Tensor,
     *,
     num_inference_steps: int,
     step: int,
 ) -> tuple[int, ScoredStep]:
-    """The number, from 0, and both predictions of `step` on x_T (n, c, h, w).
+    """The number, from 0, and both predictions of `step` on unit noise (n, c, h, w).
 
     `step` counts from the end if negative, as in a list; a sampler with fewer steps is asked at
     its first. text and uncond are (n, tokens, d).
@@ -29,6 +29,7 @@ def pure_noise_step(
     scheduler, timesteps = start(model, num_inference_steps)
     n = len(timesteps)
     number = min(max(step + n if step < 0 else step, 0), n - 1)
+    x_t = noise * float(scheduler.init_noise_sigma)
     scaled = scheduler.scale_model_input(x_t, timesteps[0])
     timestep = timesteps[number]
     both = model.predict_noise(
