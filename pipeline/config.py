@@ -288,12 +288,22 @@ class Generate(Section):
 
 
 class Match(Section):
-    """Nearest training pictures of each generation."""
+    """Nearest training pictures of each generation: of each encoder so many `candidates` out of the
+    whole index. The 50 neighbours of l2_ratio_50nn are the nearest of these."""
 
     encoders: tuple[str, ...] = ("lite0", "pixels")
     candidates: Count = 50
     keep: Count = 3
     compare_px: int = Field(32, ge=8, le=1024)
+
+
+class Clusters(Section):
+    """Density clusters of each caption's generations, in a descriptor of embed.encoders; off
+    without one. MemBench's eps and size are for SSCD, three of 50 generations."""
+
+    encoder: str | None = None
+    eps: float = Field(0.5, ge=0, le=2)
+    min_size: int = Field(3, ge=2)
 
 
 class Verdict(Section):
@@ -415,6 +425,7 @@ class RunConfig(Section):
     probe: Probe = Probe()
     generate: Generate = Generate()
     match: Match = Match()
+    clusters: Clusters = Clusters()
     verdict: Verdict = Verdict()
     erase: Erase = Erase()
     verify: Verify = Verify()
@@ -469,6 +480,14 @@ class RunConfig(Section):
                 f"captions.encoder: {name!r} is neither {MINILM} nor an open_clip encoder of "
                 "embed.encoders"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _clusters_by_cosine(self) -> "RunConfig":
+        name = self.clusters.encoder
+        spec = self.embed.encoders.get(name or "")
+        if name is not None and (spec is None or spec.kind in ("pdq", "pixels", "given")):
+            raise ValueError(f"clusters.encoder: {name!r} is no descriptor of embed.encoders")
         return self
 
     @model_validator(mode="after")

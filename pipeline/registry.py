@@ -11,6 +11,7 @@ from pipeline.stages import (
     borderline,
     captions,
     cells,
+    clusters,
     components,
     diversity,
     embed,
@@ -69,7 +70,7 @@ DEDUP: tuple[Stage, ...] = (
 PREPARING: dict[str, tuple[str, ...]] = {
     "pairs": ("hubs",),
     "groups": ("quality", "components", "survivors"),
-    "findings": ("probe", "probe-table"),
+    "findings": ("probe", "probe-table", "clusters", "clusters-table"),
 }
 """What a stage reads that is nobody's aim: configurations name the stage alone."""
 EMBEDDED: tuple[Stage, ...] = (fetch.STAGE, scan.STAGE, ingest.STAGE, ids.STAGE, embed.STAGE)
@@ -83,6 +84,8 @@ AUDIT: tuple[Stage, ...] = (
     generate.STAGE,
     match.STAGE,
     match.TABLE,
+    clusters.STAGE,
+    clusters.TABLE,
     verdict.STAGE,
     findings.STAGE,
 )
@@ -109,6 +112,7 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
     idle |= set() if config.captions.encoder else {captions.STAGE}
     idle |= set() if config.against else {against.STAGE}
     idle |= set() if config.probe.detectors else {probe.STAGE, probe.TABLE}
+    idle |= set() if config.clusters.encoder else {clusters.STAGE, clusters.TABLE}
     idle |= set() if config.onto else {adopt.STAGE}
     idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
     return tuple(stage for stage in stages if stage not in idle)

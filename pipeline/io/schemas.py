@@ -188,6 +188,13 @@ GENERATIONS = _schema(
     ("reason", _STR),
 )
 
+CLUSTERS = _schema(
+    ("generation_id", _I64),
+    ("prompt_id", _I64, _OPTIONAL),
+    ("encoder", _STR),
+    ("cluster", _I32),
+)
+
 MATCHES = _schema(
     ("generation_id", _I64),
     ("image_id", _I64),
@@ -244,6 +251,7 @@ FINDINGS = _schema(
     ("seeds_hit", pa.list_(_I64)),
     ("clique_size", _I32),
     ("clique_capped", _BOOL),
+    ("density_cluster_size", _I32, _OPTIONAL),
     ("image_ids", pa.list_(_I64)),
     ("n_unet_forwards", _I64),
     ("noise_gap", _F64, _OPTIONAL),

@@ -39,10 +39,16 @@ def _clique_share(row: Row) -> float | None:
     return row["clique_size"] / row["n_generated"] if row["n_generated"] else None
 
 
+def _cluster_share(row: Row) -> float | None:
+    size = row["density_cluster_size"]
+    return size / row["n_generated"] if size is not None and row["n_generated"] else None
+
+
 _SCORES: tuple[tuple[str, str, bool, Callable[[Row], float | None]], ...] = (
     *((d.name, f"{d.title} ({d.source})", False, itemgetter(d.name)) for d in GRAM_DETECTORS),
     *((d.name, f"{d.title} ({d.source})", False, itemgetter(d.name)) for d in PROBE_DETECTORS),
     ("clique", "Share in largest clique (Carlini 2023)", False, _clique_share),
+    ("density", "Share in largest density cluster (MemBench 2024)", False, _cluster_share),
     ("n_duplicates", "Number of copies", True, lambda r: r["n_duplicates"]),
     ("caption_length", "Length of the caption", True, lambda r: len(r["caption"])),
     (_TEXT_ONLY, "Letters of the caption, a classifier", True, lambda r: r.get(_TEXT_ONLY)),
@@ -172,4 +178,5 @@ def _forwards(sources: Sources, findings: list[Row]) -> dict[str, float]:
         sources.find(_GENERATIONS), schemas.GENERATIONS, columns=["num_inference_steps"]
     )
     steps = pc.sum(drawn["num_inference_steps"]).as_py() or 0
-    return costs | {"clique": 2 * steps / max(len(findings), 1)}
+    of_pictures = 2 * steps / max(len(findings), 1)
+    return costs | {"clique": of_pictures, "density": of_pictures}

@@ -39,6 +39,7 @@ _FINDINGS = (
     "prompts.parquet",
     "screen.parquet",
     "probes.parquet",
+    "clusters.parquet",
     "generations/*.parquet",
     "generations/*.tar",
     "verdicts.parquet",

@@ -13,7 +13,15 @@ from pipeline.detection.probe_detectors import PROBE_DETECTORS
 from pipeline.detection.scored_steps import ScoredSteps
 from pipeline.detection.verdict import HITS
 from pipeline.io import schemas
-from pipeline.io.runfolder import DUPLICATES, EXTRACTED, FINDINGS, PROBES, SCREEN, VERDICTS
+from pipeline.io.runfolder import (
+    CLUSTERS,
+    DUPLICATES,
+    EXTRACTED,
+    FINDINGS,
+    PROBES,
+    SCREEN,
+    VERDICTS,
+)
 from pipeline.io.tables import read_parts, read_rows, read_table, write_rows, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.gallery import Row
@@ -26,7 +34,7 @@ def plan(context: Context) -> list[Part]:
         for folder in ("verdicts", "findings")
         for path in sorted(context.run.glob(f"{folder}/part-*.parquet"))
     ]
-    inputs += [name for name in (SCREEN, PROBES) if context.path(name).is_file()]
+    inputs += [name for name in (SCREEN, PROBES, CLUSTERS) if context.path(name).is_file()]
     if (context.train / DUPLICATES).is_file():
         inputs.append(relative(context.train / DUPLICATES, context.run))
     return [Part("all", tuple(inputs))]
@@ -41,9 +49,11 @@ def run(part: Part, context: Context) -> Outcome:
     ).to_pylist()
     scores, scored_steps = screen_scores(context)
     probed, probe_forwards = probe_scores(context)
+    clusters = cluster_sizes(context)
     how = context.config.generate
     for row in findings:
         prompt = row["prompt_id"]
+        row["density_cluster_size"] = clusters.get(prompt)
         row.update(scores.get(prompt, {}) | probed.get(prompt, {}))
         drawn = 2 * row["n_generated"] * how.steps
         row["n_unet_forwards"] = drawn + 2 * scored_steps[prompt] + probe_forwards[prompt]
@@ -95,6 +105,17 @@ def probe_scores(context: Context) -> tuple[dict[int, Row], Counter[int]]:
     return scores, forwards
 
 
+def cluster_sizes(context: Context) -> dict[int, int]:
+    """The largest density cluster of each caption, 0 where it has none; empty if not asked for."""
+    path = context.path(CLUSTERS)
+    if context.config.clusters.encoder is None or not path.is_file():
+        return {}
+    table = read_table(path, schemas.CLUSTERS, columns=["prompt_id", "cluster"])
+    prompts, clusters = table["prompt_id"].to_pylist(), table["cluster"].to_pylist()
+    largest = Counter(p for p, cluster in zip(prompts, clusters, strict=True) if cluster == 0)
+    return {prompt: largest[prompt] for prompt in prompts}
+
+
 def extracted(verdicts: pa.Table, context: Context) -> list[Row]:
     """One row a training image found, with its best generation."""
     sizes: dict[int, int] = {}
@@ -124,4 +145,4 @@ def extracted(verdicts: pa.Table, context: Context) -> list[Row]:
     return rows
 
 
-STAGE = Stage("findings", 2, ("generate", "probe", "train"), plan, run)
+STAGE = Stage("findings", 2, ("generate", "probe", "clusters", "train"), plan, run)
