@@ -256,6 +256,30 @@ class Screen(Section):
     batch_size: Count = 32
 
 
+class Probe(Section):
+    """Detectors that ask the model more than `screen` does; off unless they are named here.
+
+    What each costs is in pipeline/stages/probe.py. The papers take 4 seeds for edges, 10 for
+    seed_agreement, 1 for the entropies and 16 for bright_ending.
+    """
+
+    detectors: tuple[
+        Literal[
+            "edges",
+            "sharpness",
+            "attention_entropy_first",
+            "attention_entropy",
+            "bright_ending",
+            "seed_agreement",
+        ],
+        ...,
+    ] = ()
+    edge_seeds: Count = 4
+    attention_seeds: Count = 4
+    agreement_seeds: int = Field(10, ge=2)
+    batch_size: Count = 16
+
+
 class Generate(Section):
     """How many pictures are drawn a prompt, and how.
 
@@ -279,12 +303,22 @@ class Generate(Section):
 
 
 class Match(Section):
-    """Nearest training pictures of each generation."""
+    """Nearest training pictures of each generation: of each encoder so many `candidates` out of the
+    whole index. The 50 neighbours of l2_ratio_50nn are the nearest of these."""
 
     encoders: tuple[str, ...] = ("lite0", "pixels")
     candidates: Count = 50
     keep: Count = 3
     compare_px: int = Field(32, ge=8, le=1024)
+
+
+class Clusters(Section):
+    """Density clusters of each caption's generations, in a descriptor of embed.encoders; off
+    without one. MemBench's eps and size are for SSCD, three of 50 generations."""
+
+    encoder: str | None = None
+    eps: float = Field(0.5, ge=0, le=2)
+    min_size: int = Field(3, ge=2)
 
 
 class Verdict(Section):
@@ -408,8 +442,10 @@ class RunConfig(Section):
     model: Model = Model()
     prompts: Prompts = Prompts()
     screen: Screen = Screen()
+    probe: Probe = Probe()
     generate: Generate = Generate()
     match: Match = Match()
+    clusters: Clusters = Clusters()
     verdict: Verdict = Verdict()
     erase: Erase = Erase()
     verify: Verify = Verify()
@@ -464,6 +500,14 @@ class RunConfig(Section):
                 f"captions.encoder: {name!r} is neither {MINILM} nor an open_clip encoder of "
                 "embed.encoders"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _clusters_by_cosine(self) -> "RunConfig":
+        name = self.clusters.encoder
+        spec = self.embed.encoders.get(name or "")
+        if name is not None and (spec is None or spec.kind in ("pdq", "pixels", "given")):
+            raise ValueError(f"clusters.encoder: {name!r} is no descriptor of embed.encoders")
         return self
 
     @model_validator(mode="after")

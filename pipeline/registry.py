@@ -11,6 +11,7 @@ from pipeline.stages import (
     borderline,
     captions,
     cells,
+    clusters,
     collect,
     components,
     diversity,
@@ -29,6 +30,7 @@ from pipeline.stages import (
     match,
     model,
     pairs,
+    probe,
     prompts,
     quality,
     recall,
@@ -76,6 +78,7 @@ PREPARING: dict[str, tuple[str, ...]] = {
     "generate": ("regroup", *(stage.name for stage in generate.STAGES[1:])),
     "match": tuple(stage.name for stage in match.STAGES[1:]),
     "verdict": tuple(stage.name for stage in judge.STAGES),
+    "findings": ("probe", "probe-table", "clusters", "clusters-table"),
 }
 """What a stage reads that is nobody's aim, and its later rounds: configurations name it alone."""
 EMBEDDED: tuple[Stage, ...] = (fetch.STAGE, scan.STAGE, ingest.STAGE, ids.STAGE, embed.STAGE)
@@ -85,6 +88,8 @@ AUDIT: tuple[Stage, ...] = (
     prompts.STAGE,
     screen.STAGE,
     screen.TABLE,
+    probe.STAGE,
+    probe.TABLE,
     generate.STAGE,
     regroup.STAGE,
     match.STAGE,
@@ -99,6 +104,8 @@ AUDIT: tuple[Stage, ...] = (
         )
     ),
     match.TABLE,
+    clusters.STAGE,
+    clusters.TABLE,
     verdict.STAGE,
     findings.STAGE,
 )
@@ -117,13 +124,16 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
 
     Shards are fetched where they are not on this machine; vectors are given or made, never both,
     and compared with evaluation sets where there are any; captions are read by the encoder that is
-    configured, if any; no picture is drawn where another generator's are given.
+    configured, if any; the model is probed where detectors are named; no picture is drawn where
+    another generator's are given.
     """
     given = config.dataset.embeddings
     idle = {scan.STAGE, embed.STAGE, borderline.STAGE} if given else {ingest.STAGE}
     idle |= set() if config.borderline.neighbours else {borderline.STAGE}
     idle |= set() if config.captions.encoder else {captions.STAGE}
     idle |= set() if config.against else {against.STAGE}
+    idle |= set() if config.probe.detectors else {probe.STAGE, probe.TABLE}
+    idle |= set() if config.clusters.encoder else {clusters.STAGE, clusters.TABLE}
     idle |= set() if config.onto else {adopt.STAGE}
     rounds = len(schedule(config.generate))
     idle |= {*generate.STAGES[rounds:], *match.STAGES[rounds:], *judge.STAGES[rounds - 1 :]}

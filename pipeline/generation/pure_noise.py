@@ -4,11 +4,10 @@ The network is given what it is given at the first step, x_T as the scheduler sc
 another timestep. Nothing is denoised: one pair of forwards, whatever the timestep.
 """
 
-import copy
-
 import torch
 
 from pipeline.generation.backend import DiffusionModel
+from pipeline.generation.network import start
 from pipeline.generation.trajectory import ScoredStep
 
 
@@ -17,22 +16,22 @@ def pure_noise_step(
     model: DiffusionModel,
     text: torch.Tensor,
     uncond: torch.Tensor,
-    x_t: torch.Tensor,
+    noise: torch.Tensor,
     *,
     num_inference_steps: int,
     step: int,
 ) -> tuple[int, ScoredStep]:
-    """The number, from 0, and both predictions of `step` on x_T (n, c, h, w).
+    """The number, from 0, and both predictions of `step` on unit noise (n, c, h, w).
 
     `step` counts from the end if negative, as in a list; a sampler with fewer steps is asked at
     its first. text and uncond are (n, tokens, d).
     """
-    scheduler = copy.deepcopy(model.pipe.scheduler)
-    scheduler.set_timesteps(num_inference_steps, device=model.device)
-    n = len(scheduler.timesteps)
+    scheduler, timesteps = start(model, num_inference_steps)
+    n = len(timesteps)
     number = min(max(step + n if step < 0 else step, 0), n - 1)
-    scaled = scheduler.scale_model_input(x_t, scheduler.timesteps[0])
-    timestep = scheduler.timesteps[number]
+    x_t = noise * float(scheduler.init_noise_sigma)
+    scaled = scheduler.scale_model_input(x_t, timesteps[0])
+    timestep = timesteps[number]
     both = model.predict_noise(
         torch.cat([scaled, scaled]), timestep.expand(2 * len(x_t)), torch.cat([uncond, text])
     )

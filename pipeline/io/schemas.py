@@ -188,6 +188,14 @@ COLLECTED = _schema(
     ("detail", _STR),
 )
 
+PROBES = _schema(
+    ("prompt_id", _I64),
+    ("probe", _STR),
+    ("score", _F64, _OPTIONAL),
+    ("n_forwards", _I64),
+    ("reason", _STR),
+)
+
 # Of pictures that another generator made it is not known how.
 GENERATIONS = _schema(
     ("generation_id", _I64),
@@ -202,6 +210,13 @@ GENERATIONS = _schema(
     ("sha256", _STR),
     ("status", _STR),
     ("reason", _STR),
+)
+
+CLUSTERS = _schema(
+    ("generation_id", _I64),
+    ("prompt_id", _I64, _OPTIONAL),
+    ("encoder", _STR),
+    ("cluster", _I32),
 )
 
 MATCHES = _schema(
@@ -269,6 +284,7 @@ FINDINGS = _schema(
     ("seeds_hit", pa.list_(_I64)),
     ("clique_size", _I32),
     ("clique_capped", _BOOL),
+    ("density_cluster_size", _I32, _OPTIONAL),
     ("image_ids", pa.list_(_I64)),
     ("n_unet_forwards", _I64),
     ("noise_gap", _F64, _OPTIONAL),
@@ -278,6 +294,12 @@ FINDINGS = _schema(
     ("anisotropy_cosine", _F64, _OPTIONAL),
     ("dsm_change", _F64, _OPTIONAL),
     ("dsm_change_2", _F64, _OPTIONAL),
+    ("edges", _F64, _OPTIONAL),
+    ("sharpness", _F64, _OPTIONAL),
+    ("attention_entropy_first", _F64, _OPTIONAL),
+    ("attention_entropy", _F64, _OPTIONAL),
+    ("bright_ending", _F64, _OPTIONAL),
+    ("seed_agreement", _F64, _OPTIONAL),
 )
 
 DISTANCES = tuple(field[0] for field in _DISTANCES)

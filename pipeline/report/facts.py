@@ -226,7 +226,11 @@ class Audit:
 
 @dataclass(frozen=True)
 class Detector:
-    """How well one score parts flagged captions from the others."""
+    """How well one score parts flagged captions from the others.
+
+    Intervals are over families of captions. `forwards`: of the model, a caption, None if unknown.
+    `chance_tpr`: what a score that knows nothing reaches on average, in place of `tpr`.
+    """
 
     name: str
     title: str
@@ -236,6 +240,8 @@ class Detector:
     auc_low: float | None
     auc_high: float | None
     tpr: Rate | None
+    forwards: float | None
+    chance_tpr: float | None
 
 
 @dataclass(frozen=True)
@@ -246,6 +252,7 @@ class DetectorTable:
     sources: tuple[str, ...]
     positives: int
     negatives: int
+    families: int
     detectors: tuple[Detector, ...]
 
 

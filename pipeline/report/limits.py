@@ -74,9 +74,9 @@ def _audit_limits(facts: Facts, audit: Audit) -> Iterator[str]:
     )
     if not facts.noise_gaps and not audit.given:
         yield "The captions were not screened, so there is no noise gap to compare."
-    if any(0 < table.negatives < _SMALL for table in facts.detectors):
+    if any(0 < table.negatives <= _SMALL for table in facts.detectors):
         yield (
-            f"With fewer than {_SMALL} negatives, a false positive rate of 1 % means none at all."
+            f"With {_SMALL} negatives or fewer, less than 1 % of false positives means none at all."
         )
     if facts.detectors and not facts.demo:
         yield (

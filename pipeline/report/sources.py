@@ -39,6 +39,8 @@ _FINDINGS = (
     "collected/*.parquet",
     "prompts.parquet",
     "screen.parquet",
+    "probes.parquet",
+    "clusters.parquet",
     "generations/*.parquet",
     "generations/*.tar",
     "verdicts.parquet",

@@ -10,11 +10,20 @@ import pyarrow as pa
 
 from pipeline.detection.gram_detectors import GRAM_DETECTORS
 from pipeline.detection.posterior import MEMORIZED, confidence, posterior
+from pipeline.detection.probe_detectors import PROBE_DETECTORS
 from pipeline.detection.scored_steps import ScoredSteps
 from pipeline.detection.verdict import HITS, Verdict
 from pipeline.io import schemas
-from pipeline.io.runfolder import DUPLICATES, EXTRACTED, FINDINGS, SCREEN, VERDICTS
-from pipeline.io.tables import read_parts, read_table, write_rows, write_table
+from pipeline.io.runfolder import (
+    CLUSTERS,
+    DUPLICATES,
+    EXTRACTED,
+    FINDINGS,
+    PROBES,
+    SCREEN,
+    VERDICTS,
+)
+from pipeline.io.tables import read_parts, read_rows, read_table, write_rows, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.beliefs import belief_of, calibration_of, standardized_scores
 from pipeline.stages.gallery import Row
@@ -27,7 +36,7 @@ def plan(context: Context) -> list[Part]:
         for folder in ("verdicts", "findings")
         for path in sorted(context.run.glob(f"{folder}/part-*.parquet"))
     ]
-    inputs += [SCREEN] if context.path(SCREEN).is_file() else []
+    inputs += [name for name in (SCREEN, PROBES, CLUSTERS) if context.path(name).is_file()]
     if (context.train / DUPLICATES).is_file():
         inputs.append(relative(context.train / DUPLICATES, context.run))
     return [Part("all", tuple(inputs))]
@@ -41,13 +50,17 @@ def run(part: Part, context: Context) -> Outcome:
         sorted(context.run.glob("findings/part-*.parquet")), schemas.FINDINGS
     ).to_pylist()
     scores, scored_steps = screen_scores(context)
+    probed, probe_forwards = probe_scores(context)
+    clusters = cluster_sizes(context)
     how = context.config.generate
     settle = _Settlement(context)
     for row in findings:
-        row.update(scores.get(row["prompt_id"], {}))
-        screened = scored_steps[row["prompt_id"]]
+        prompt = row["prompt_id"]
+        row["density_cluster_size"] = clusters.get(prompt)
+        row.update(scores.get(prompt, {}) | probed.get(prompt, {}))
         steps = 0 if how.folder else how.steps  # another generator's cost is not known
-        row["n_unet_forwards"] = 2 * (screened + row["n_generated"] * steps)
+        drawn = 2 * row["n_generated"] * steps
+        row["n_unet_forwards"] = drawn + 2 * scored_steps[prompt] + probe_forwards[prompt]
         settle(row)
     findings.sort(key=lambda row: (-row["n_duplicates"], -(row["rate"] or 0), row["prompt_id"]))
     write_table(context.path(VERDICTS), verdicts)
@@ -100,6 +113,40 @@ def screen_scores(context: Context) -> tuple[dict[int, Row], Counter[int]]:
     return rows, Counter(steps.prompt_id.tolist())
 
 
+def probe_scores(context: Context) -> tuple[dict[int, Row], Counter[int]]:
+    """Scores of the detectors that were probed for, and the forwards that they took together.
+
+    Detectors of one pass share their forwards: the dearest of them is counted.
+    """
+    path = context.path(PROBES)
+    named = context.config.probe.detectors  # the table may be that of an earlier configuration
+    rows = read_rows(path, schemas.PROBES) if named and path.is_file() else []
+    rows = [row for row in rows if row["probe"] in named]
+    shared = {detector.name: detector.shared_pass for detector in PROBE_DETECTORS}
+    scores: dict[int, Row] = {}
+    dearest: Counter[tuple[int, str]] = Counter()
+    for row in rows:
+        if row["score"] is not None:
+            scores.setdefault(row["prompt_id"], {})[row["probe"]] = row["score"]
+        key = row["prompt_id"], shared[row["probe"]]
+        dearest[key] = max(dearest[key], row["n_forwards"])
+    forwards: Counter[int] = Counter()
+    for (prompt, _), count in dearest.items():
+        forwards[prompt] += count
+    return scores, forwards
+
+
+def cluster_sizes(context: Context) -> dict[int, int]:
+    """The largest density cluster of each caption, 0 where it has none; empty if not asked for."""
+    path = context.path(CLUSTERS)
+    if context.config.clusters.encoder is None or not path.is_file():
+        return {}
+    table = read_table(path, schemas.CLUSTERS, columns=["prompt_id", "cluster"])
+    prompts, clusters = table["prompt_id"].to_pylist(), table["cluster"].to_pylist()
+    largest = Counter(p for p, cluster in zip(prompts, clusters, strict=True) if cluster == 0)
+    return {prompt: largest[prompt] for prompt in prompts}
+
+
 def extracted(verdicts: pa.Table, context: Context) -> list[Row]:
     """One row a training image found, with its best generation."""
     sizes: dict[int, int] = {}
@@ -129,4 +176,10 @@ def extracted(verdicts: pa.Table, context: Context) -> list[Row]:
     return rows
 
 
-STAGE = Stage("findings", 3, ("generate", "train", "verdict", "model"), plan, run)
+STAGE = Stage(
+    "findings",
+    3,
+    ("generate", "probe", "clusters", "train", "verdict", "model"),
+    plan,
+    run,
+)

@@ -35,7 +35,7 @@ from pipeline.runner.part import Context
 from pipeline.stages.scan import image_limits, shards_of
 
 _MAX_MEMBERS = 64
-_CHUNKS = 16
+_MAX_CHUNKS = 16
 
 Ids = npt.NDArray[np.int64]
 Row = dict[str, Any]
@@ -177,9 +177,15 @@ class Gallery:
                 continue
             own = self._indexes[name].vectors(np.array([image_id], np.int64))
             similarity = indexes.cosine(vectors[name][None], own)
-            product = split_product(vectors[name][None], own, chunks=_CHUNKS)
+            chunks = most_chunks(own.shape[1])
+            product = split_product(vectors[name][None], own, chunks=chunks)
             return {"similarity": float(similarity[0]), "split_product": float(product[0])}
         return {"similarity": None, "split_product": None}
+
+
+def most_chunks(dimension: int) -> int:
+    """How many equal chunks a descriptor is cut into, 16 at most; a user's may be of any size."""
+    return next(n for n in range(_MAX_CHUNKS, 0, -1) if dimension % n == 0)
 
 
 def _nearness(row: Row) -> tuple[float, int]:

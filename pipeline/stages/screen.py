@@ -16,6 +16,7 @@ from pipeline.detection.gram_detectors import LATE_STEP
 from pipeline.detection.noise_gap import gram
 from pipeline.detection.scored_steps import PURE_NOISE, TRAJECTORY
 from pipeline.generation.backend import DiffusionModel
+from pipeline.generation.network import unit_noise
 from pipeline.generation.pure_noise import pure_noise_step
 from pipeline.generation.seeds import image_seed
 from pipeline.generation.trajectory import ScoredStep, first_steps
@@ -60,12 +61,12 @@ def _score(
     how, screen = context.config.generate, context.config.screen
     text = model.embed_text([caption for _, caption, _ in jobs])
     uncond = model.embed_text([how.negative_prompt]).expand_as(text)
-    x_t = model.noise([seed for _, _, seed in jobs])
+    seeds = [seed for _, _, seed in jobs]
     steps = first_steps(
         model,
         text,
         uncond,
-        x_t,
+        model.noise(seeds),
         num_inference_steps=how.steps,
         guidance=how.guidance,
         steps=screen.steps,
@@ -78,7 +79,12 @@ def _score(
         previous = step.eps_text
     if screen.late_step:
         number, step = pure_noise_step(
-            model, text, uncond, x_t, num_inference_steps=how.steps, step=LATE_STEP
+            model,
+            text,
+            uncond,
+            unit_noise(model, seeds),
+            num_inference_steps=how.steps,
+            step=LATE_STEP,
         )
         rows += _rows(jobs, number, PURE_NOISE, step, None) if number else []
     return rows

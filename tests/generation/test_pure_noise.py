@@ -28,7 +28,7 @@ def test_it_is_the_network_on_the_first_noise(model):
     assert (step.eps_uncond - model.predict_noise(x_t, t, uncond)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["ddim", "euler", "dpmsolver++", "pndm"])
+@pytest.mark.parametrize("name", ["ddim", "dpmsolver++", "pndm"])
 def test_step_zero_is_the_first_step_of_the_trajectory(model, name):
     own = model.pipe.scheduler
     model.use_scheduler(name)
@@ -49,3 +49,19 @@ def test_a_short_sampler_is_asked_at_its_first_step(model, steps, number):
     text, uncond, x_t = inputs(model)
     found = pure_noise_step(model, text, uncond, x_t, num_inference_steps=steps, step=-3)
     assert found[0] == number
+
+
+@torch.inference_mode()
+def test_a_sampler_with_sigmas_sees_noise_of_unit_variance(model):
+    """Euler scales x_T up and the network's input down again: the network sees what DDIM shows."""
+    text, uncond, noise = inputs(model)
+    how = {"num_inference_steps": 10, "step": -3}
+    own = model.pipe.scheduler
+    model.use_scheduler("euler")
+    try:
+        number, step = pure_noise_step(model, text, uncond, noise, **how)
+    finally:
+        model.pipe.scheduler = own
+    t = torch.tensor([step.timestep] * 2)
+    assert number == 7
+    assert (step.eps_text - model.predict_noise(noise, t, text)).abs().max() < 0.02
