@@ -8,6 +8,7 @@ from pipeline.runner.part import Stage
 from pipeline.stages import (
     adopt,
     against,
+    attack,
     borderline,
     captions,
     cells,
@@ -83,7 +84,7 @@ AUDIT: tuple[Stage, ...] = (
     findings.STAGE,
 )
 ERASE: tuple[Stage, ...] = (erase.STAGE,)
-VERIFY: tuple[Stage, ...] = (redraw.STAGE, verify.STAGE)
+VERIFY: tuple[Stage, ...] = (redraw.STAGE, attack.STAGE, verify.STAGE)
 SCORE: tuple[Stage, ...] = (truth.STAGE, score.STAGE)
 REPORT: tuple[Stage, ...] = (report.STAGE,)
 
@@ -104,6 +105,7 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
     idle |= set() if config.borderline.neighbours else {borderline.STAGE}
     idle |= set() if config.captions.encoder else {captions.STAGE}
     idle |= set() if config.against else {against.STAGE}
+    idle |= set() if config.verify.attacks else {attack.STAGE}
     idle |= set() if config.onto else {adopt.STAGE}
     idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
     return tuple(stage for stage in stages if stage not in idle)
