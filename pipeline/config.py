@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.erasure.attacks.budgets import Budget, label
+from pipeline.erasure.options import AblateOptions, AdversarialOptions, SissOptions, UceOptions
 from pipeline.errors import ConfigError, MissingInput
 
 _MAX_CONFIG_BYTES = 1 << 20
@@ -294,7 +295,7 @@ class EraseMethod(Section):
     """
 
     name: str = Field(pattern="^[a-z0-9-]{1,40}$")
-    objective: Literal["esd", "esd-gt"]
+    objective: Literal["esd", "esd-gt", "ablate", "retrack", "siss", "adversarial", "uce"]
     parameters: Literal["x", "x-strict", "u", "full"] | None = None
     eta: float | None = Field(None, ge=0)
     iterations: Count = 1000
@@ -304,6 +305,17 @@ class EraseMethod(Section):
     trajectories: Literal["edited", "frozen"] | None = None
     weighting: Literal["noise", "velocity"] | None = None
     erase_unconditional: bool = False
+    ablate: AblateOptions | None = None
+    siss: SissOptions | None = None
+    adversarial: AdversarialOptions | None = None
+    uce: UceOptions | None = None
+
+    @model_validator(mode="after")
+    def _own_options(self) -> "EraseMethod":
+        for name in ("ablate", "siss", "adversarial", "uce"):
+            if getattr(self, name) is not None and name != self.objective:
+                raise ValueError(f"{name}: options of another objective than {self.objective}")
+        return self
 
 
 class Erase(Section):
