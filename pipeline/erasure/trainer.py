@@ -98,20 +98,19 @@ def erase(
     kept = _Kept(trained)
     losses: list[Losses] = []
     with trainable(model.unet, trained):
-        for iteration in range(1, settings.iterations + 1):
+        for iteration in range(1, settings.iterations + 2):
             optimizer.zero_grad(set_to_none=True)
             found = _accumulate(*terms, settings.batch, generator)
             if _diverged(found, losses[0] if losses else found, settings.retain_weight):
                 _stop(kept, found)
                 return _report(trained, losses[: kept.iteration], kept.iteration, diverged=True)
+            if iteration > settings.iterations:  # only to see that the last step was sound too
+                break
             kept.offer(iteration - 1)
             losses.append(found)
             optimizer.step()
             if on_step:
                 on_step(iteration, found)
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in trained.values()):
-            _stop(kept, losses[-1])
-            return _report(trained, losses[: kept.iteration], kept.iteration, diverged=True)
     return _report(trained, losses, settings.iterations)
 
 
