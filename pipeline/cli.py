@@ -253,7 +253,7 @@ def erase(
     model: Annotated[str, typer.Option(help="The model to edit; it is not changed.")],
     findings: Annotated[Path, typer.Option(help="The audit run whose findings are erased.")],
     out: Out,
-    method: Annotated[str, typer.Option(help="esd-x, esd-u, esd-x-strict or esd-gt.")] = "esd-x",
+    method: Annotated[str, typer.Option(help=f"{', '.join(followups.METHODS)}.")] = "esd-x",
     iterations: Annotated[int | None, typer.Option(help="The paper's 1000 by default.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="1e-5 by default.")] = None,
     batch: Annotated[int | None, typer.Option(help="Examples an iteration; 8.")] = None,
@@ -275,6 +275,20 @@ def verify(
     base: Annotated[str, typer.Option(help="The model before.")],
     findings: Annotated[Path, typer.Option(help="The audit run.")],
     out: Out,
+    oracle: Annotated[
+        str | None, typer.Option(help="A model trained without the erased pictures.")
+    ] = None,
+    unseen: Annotated[
+        list[str] | None,
+        typer.Option(help="Shards of pictures that the model was never trained on."),
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"{', '.join(followups.ATTACKS)}; several by repeating. With --oracle or --unseen "
+            f"{' and '.join(followups.USUAL)}; budgets by --set verify.attacks."
+        ),
+    ] = None,
     set_: Sets = None,
     workers: Workers = None,
     device: Device = None,
@@ -282,8 +296,13 @@ def verify(
     fail_on: FailOn = None,
     rebuild: Rebuild = False,
 ) -> None:
-    """Audit an erased model again, with other seeds and captions than it was erased with."""
-    values = followups.verify_settings(model, base, findings)
+    """Audit an erased model again, with other seeds and captions than it was erased with.
+
+    Attacks try to bring the pictures back; they say "erased" only where they fare no better than
+    on pictures that were never trained, or on a model that never saw these.
+    """
+    attacked = followups.Attacked(attack or (), oracle, unseen or ())
+    values = followups.verify_settings(model, base, findings, attacked)
     values["report"] = {"redact": redact}
     shared = _shared(workers, None, device, None, None)
     config = make_config(values, _overrides(set_, **shared))

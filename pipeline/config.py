@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipeline.erasure.attacks.budgets import Budget, label
+from pipeline.erasure.options import AblateOptions, AdversarialOptions, SissOptions, UceOptions
 from pipeline.errors import ConfigError, MissingInput
 
 _MAX_CONFIG_BYTES = 1 << 20
@@ -349,7 +351,7 @@ class EraseMethod(Section):
     """
 
     name: str = Field(pattern="^[a-z0-9-]{1,40}$")
-    objective: Literal["esd", "esd-gt"]
+    objective: Literal["esd", "esd-gt", "ablate", "retrack", "siss", "adversarial", "uce"]
     parameters: Literal["x", "x-strict", "u", "full"] | None = None
     eta: float | None = Field(None, ge=0)
     iterations: Count = 1000
@@ -359,6 +361,17 @@ class EraseMethod(Section):
     trajectories: Literal["edited", "frozen"] | None = None
     weighting: Literal["noise", "velocity"] | None = None
     erase_unconditional: bool = False
+    ablate: AblateOptions | None = None
+    siss: SissOptions | None = None
+    adversarial: AdversarialOptions | None = None
+    uce: UceOptions | None = None
+
+    @model_validator(mode="after")
+    def _own_options(self) -> "EraseMethod":
+        for name in ("ablate", "siss", "adversarial", "uce"):
+            if getattr(self, name) is not None and name != self.objective:
+                raise ValueError(f"{name}: options of another objective than {self.objective}")
+        return self
 
 
 class Erase(Section):
@@ -382,7 +395,12 @@ class Erase(Section):
 
 
 class Verify(Section):
-    """The second audit, with seeds and captions that the eraser did not use."""
+    """The second audit, with seeds and captions that the eraser did not use.
+
+    `attacks` try to bring the erased pictures back. They are compared with `oracle`, a model that
+    was trained without them, or else with `unseen_pictures` pictures of the shards `unseen`, which
+    no model was trained on; `max_difference` is the margin.
+    """
 
     per_prompt: Count = 16
     per_other: Count = 8
@@ -390,6 +408,21 @@ class Verify(Section):
     empty_prompt: int = Field(64, ge=0)
     max_rate: Fraction = 0.05
     max_drift_ratio: float = Field(1.0, gt=0)
+    attacks: tuple[Budget, ...] = ()
+    oracle: str | None = None
+    unseen: tuple[str, ...] = ()
+    unseen_pictures: Count = 32
+    max_difference: Fraction = 0.05
+
+    @field_validator("attacks")
+    @classmethod
+    def _distinct(cls, value: tuple[Budget, ...]) -> tuple[Budget, ...]:
+        labels = [label(budget) for budget in value]
+        if twice := sorted({name for name in labels if labels.count(name) > 1}):
+            raise ValueError(f"two attacks are called {twice[0]}; give them a name")
+        if "none" in labels:
+            raise ValueError("no attack is called none, which stands for plain drawings")
+        return value
 
 
 class Report(Section):

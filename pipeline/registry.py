@@ -8,6 +8,7 @@ from pipeline.runner.part import Stage
 from pipeline.stages import (
     adopt,
     against,
+    attack,
     borderline,
     captions,
     cells,
@@ -110,7 +111,7 @@ AUDIT: tuple[Stage, ...] = (
     findings.STAGE,
 )
 ERASE: tuple[Stage, ...] = (erase.STAGE,)
-VERIFY: tuple[Stage, ...] = (redraw.STAGE, verify.STAGE)
+VERIFY: tuple[Stage, ...] = (redraw.STAGE, attack.STAGE, verify.STAGE)
 SCORE: tuple[Stage, ...] = (truth.STAGE, score.STAGE)
 REPORT: tuple[Stage, ...] = (report.STAGE,)
 
@@ -134,6 +135,7 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
     idle |= set() if config.against else {against.STAGE}
     idle |= set() if config.probe.detectors else {probe.STAGE, probe.TABLE}
     idle |= set() if config.clusters.encoder else {clusters.STAGE, clusters.TABLE}
+    idle |= set() if config.verify.attacks else {attack.STAGE}
     idle |= set() if config.onto else {adopt.STAGE}
     rounds = len(schedule(config.generate))
     idle |= {*generate.STAGES[rounds:], *match.STAGES[rounds:], *judge.STAGES[rounds - 1 :]}

@@ -332,6 +332,20 @@ REDRAWS = _schema(
     *_DISTANCES,
 )
 
+ATTACKS = _schema(
+    ("method", _STR),
+    ("attack", _STR),
+    ("arm", _STR),
+    ("target_group", _I64, _OPTIONAL),
+    ("subject", _I64),
+    ("caption", _STR),
+    ("n", _I32),
+    ("hits", _I32),
+    ("nearest_tiled_l2", _F64),
+    ("n_unet_forwards", _I64),
+    ("model_sha256", _STR),
+)
+
 VERIFICATION = _schema(
     ("method", _STR),
     ("attack", _STR),
@@ -347,7 +361,7 @@ VERIFICATION = _schema(
     ("rate_after", _F64),
     ("ci_low", _F64),
     ("ci_high", _F64),
-    ("drift", _F64),
+    ("drift", _F64, _OPTIONAL),
     ("seed_drift", _F64, _OPTIONAL),
     ("model_sha256", _STR),
 )

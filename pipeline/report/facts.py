@@ -274,7 +274,7 @@ class Arm:
     before: Rate
     after: Rate
     displaced: Rate
-    drift: float
+    drift: float | None
     seed_drift: float | None
 
 

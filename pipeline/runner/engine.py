@@ -34,6 +34,7 @@ EXPECTED = {
     "featureless",
     "not_the_same",
     "no_caption",
+    "in_training_set",
 }
 """Reasons that are a stage's purpose or the data set's past, and never count against a run."""
 

@@ -104,6 +104,17 @@ class Gallery:
         """The image ids of a duplicate group, ascending."""
         return self._members[group]
 
+    def neighbours(self, group: int, count: int) -> list[int]:
+        """Kept pictures of other groups, the `count` nearest to this group's own, nearest first.
+
+        By the first descriptor of the configured encoders.
+        """
+        name = self._match.encoders[0]
+        others = np.array([i for i in self._kept.tolist() if self.group_of[i] != group], np.int64)
+        own = self._indexes[name].vectors(np.array(self._members[group][:1], np.int64))
+        _, found = self._indexes[name].search(own, min(count, len(others)), allowed=others)
+        return [int(image) for image in found[0] if image >= 0]
+
     def _propose(
         self, name: str, pictures: Sequence[Image.Image]
     ) -> tuple[list[Ids], npt.NDArray[Any]]:
