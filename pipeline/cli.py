@@ -190,6 +190,7 @@ def audit(
     out: Out,
     model: Annotated[str | None, typer.Option(help="A diffusers folder or hub id.")] = None,
     revision: Annotated[str | None, typer.Option(help="The hub revision to pin.")] = None,
+    lora: Annotated[str | None, typer.Option(help="PATH or PATH:SCALE, safetensors.")] = None,
     train: Annotated[Path | None, typer.Option(help="A dedup run of the training set.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="CSV, JSONL, Parquet or text.")] = None,
     set_: Sets = None,
@@ -197,6 +198,7 @@ def audit(
     scheduler: Scheduler = None,
     device: Device = None,
     dtype: Dtype = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile it; CUDA only.")] = False,
     redact: Redact = False,
     fail_on: FailOn = None,
     rebuild: Rebuild = False,
@@ -211,7 +213,7 @@ def audit(
         _say("without --train nothing is matched; captions are screened and cliques searched")
     values: dict[str, Any] = {
         "train": str(train.resolve()) if train else None,
-        "model": {"path": model, "revision": revision},
+        "model": {"path": model, "revision": revision, "lora": lora, "compile": compiled},
         "prompts": {"file": str(prompts.resolve()) if prompts else None},
         "report": {"redact": redact},
     }

@@ -103,4 +103,4 @@ def _networks(pipe: Any) -> dict[str, torch.nn.Module]:
 
 def _checksum(module: torch.nn.Module) -> float:
     """A number that a merged LoRA changes."""
-    return sum(float(tensor.double().square().sum()) for tensor in module.parameters())
+    return sum(float(p.detach().double().square().sum()) for p in module.parameters())

@@ -52,6 +52,8 @@ def run(part: Part, context: Context) -> Outcome:
     size = config.screen.batch_size
     for _, scored in in_fitting_batches(jobs, size, lambda batch: _score(model, batch, context)):
         rows += scored
+    place = {(prompt, seed): number for number, (prompt, _, seed) in enumerate(jobs)}
+    rows.sort(key=lambda row: place[row["prompt_id"], row["seed"]])  # whatever the batches were
     output = f"screen/part-{part.name}.parquet"
     write_rows(context.path(output), rows, schemas.SCREEN)
     return Outcome((output,), len(rows), len(rows))

@@ -56,7 +56,8 @@ def run(part: Part, context: Context) -> Outcome:
         judged = judge_caption(evidence, between, limits)
         found = generation_rows(rows, judged, by_generation)
         verdicts += found
-        findings.append(_finding(prompts[prompt_id], judged, found))
+        if prompt_id is not None:  # a model without captions has findings a picture alone
+            findings.append(_finding(prompts[prompt_id], judged, found))
     outputs = (f"verdicts/part-{part.name}.parquet", f"findings/part-{part.name}.parquet")
     write_rows(context.path(outputs[0]), verdicts, schemas.VERDICTS)
     write_rows(context.path(outputs[1]), findings, schemas.FINDINGS)
