@@ -200,6 +200,7 @@ def audit(
         typer.Option(help="Pictures that another generator made: a folder, or webdataset tars."),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="The hub revision to pin.")] = None,
+    lora: Annotated[str | None, typer.Option(help="PATH or PATH:SCALE, safetensors.")] = None,
     train: Annotated[Path | None, typer.Option(help="A dedup run of the training set.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="CSV, JSONL, Parquet or text.")] = None,
     calibration: Annotated[
@@ -217,6 +218,7 @@ def audit(
     device: Device = None,
     dtype: Dtype = None,
     limit: Limit = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile it; CUDA only.")] = False,
     redact: Redact = False,
     fail_on: FailOn = None,
     rebuild: Rebuild = False,
@@ -227,7 +229,7 @@ def audit(
     if train is None:
         _say(WITHOUT_TRAIN)
     values = audit_settings(asked) | {"report": {"redact": redact}}
-    values["model"] |= {"revision": revision}
+    values["model"] |= {"revision": revision, "lora": lora, "compile": compiled}
     values["generate"] |= {"rounds": () if exhaustive else AUDIT_ROUNDS}
     values["verdict"] = {"calibration": str(calibration.resolve()) if calibration else None}
     shared = _shared(workers, scheduler, device, dtype, limit)

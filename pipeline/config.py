@@ -229,12 +229,29 @@ class Export(Section):
 
 
 class Model(Section):
-    """The audited model: a diffusers folder or a hub id."""
+    """The audited model: a diffusers folder or a hub id.
+
+    `lora` is PATH or PATH:SCALE, safetensors on this machine, merged into the weights. `resolution`
+    is the side of the pictures in pixels, by default that of the model. Half precision and
+    `compile` are for CUDA devices.
+    """
 
     path: str | None = None
     revision: str | None = None
+    lora: str | None = None
     device: str = "cpu"
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    resolution: Count | None = None
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _fits_the_device(self) -> "Model":
+        if not self.device.startswith("cuda"):
+            if self.dtype != "float32":
+                raise ValueError(f"dtype {self.dtype}: for a CUDA device; use float32")
+            if self.compile:
+                raise ValueError("compile: for a CUDA device")
+        return self
 
 
 class Prompts(Section):
@@ -289,15 +306,20 @@ class Generate(Section):
     only while it is open: neither found nor memorized with a probability below `stop_below`.
     `max_forwards`: the budget of UNet forwards, those of the screen included. With `folder`, none:
     pictures that another generator made are taken from there, a folder or tars.
+
+    A model without captions draws `samples` pictures in all. `guidance` is told to a distilled
+    model (FLUX dev), which `true_cfg` above 1 guides by a negative prompt as well.
     """
 
     per_prompt: Count = 16
     rounds: tuple[Count, ...] = Field((), max_length=4)
     stop_below: Fraction = 0.02
     max_forwards: Count | None = None
+    samples: Count = 1024
     scheduler: str = "default"
     steps: Count = 25
     guidance: float = Field(2.0, ge=0)
+    true_cfg: float = Field(1.0, ge=1)
     negative_prompt: str = ""
     batch_size: Count = 32
     prompts_per_part: Count = 16

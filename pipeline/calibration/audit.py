@@ -26,13 +26,12 @@ from pipeline.detection.posterior import Belief, Reference
 from pipeline.detection.verdict import HITS
 from pipeline.errors import ConfigError, MissingInput
 from pipeline.io import schemas
-from pipeline.io.digest import sha256_once
 from pipeline.io.runfolder import FINDINGS
 from pipeline.io.runjson import read_run_config
 from pipeline.io.tables import read_rows
 from pipeline.runner.part import Context
 from pipeline.stages.judging import judge, judging_parts
-from pipeline.stages.models import model_folder
+from pipeline.stages.models import model_fingerprint, model_folder
 
 RATIOS = (0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3)
 _LEAST_CONTROLS = 20
@@ -69,7 +68,7 @@ def calibrate_audit(run: Path, target: float) -> AuditCalibration:
         detectors=_references(controls),
         prior=Prior(**asdict(Belief())),
     )
-    return AuditCalibration(models={sha256_once(folder): entry})
+    return AuditCalibration(models={model_fingerprint(context): entry})
 
 
 def _least_strict(context: Context, prompts: list[int], target: float) -> tuple[float, int]:

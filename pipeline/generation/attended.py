@@ -11,10 +11,7 @@ from pipeline.generation.backend import DiffusionModel
 from pipeline.generation.cross_attention import Layer, recorded_attention
 from pipeline.generation.network import (
     caption_lengths,
-    raw_output,
-    start,
     step_with,
-    unit_noise,
 )
 
 _DOWN = "down_blocks"
@@ -55,8 +52,8 @@ def attended_steps(
     text = model.embed_text(captions)
     uncond = model.embed_text([negative_prompt]).expand_as(text)
     lengths = caption_lengths(model, captions)
-    scheduler, timesteps = start(model, num_inference_steps)
-    x_t = unit_noise(model, seeds) * float(scheduler.init_noise_sigma)
+    scheduler, timesteps = model.start(num_inference_steps)
+    x_t = model.noise(seeds) * float(scheduler.init_noise_sigma)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     first: list[Layer] = []
     last: list[Layer] = []
@@ -64,10 +61,10 @@ def attended_steps(
     with recorded_attention(model.unet, lengths - 1) as recorded:
         for timestep in timesteps[:steps]:
             scaled = scheduler.scale_model_input(x_t, timestep)
-            raw_text = raw_output(model, scaled, timestep, text)
+            raw_text = model.output(scaled, timestep.expand(len(scaled)), text)
             last = recorded.take()
             first = first or last
-            raw_uncond = raw_output(model, scaled, timestep, uncond)
+            raw_uncond = model.output(scaled, timestep.expand(len(scaled)), uncond)
             recorded.take()
             over_tokens.append(torch.stack([layer.over_tokens for layer in last]).mean(dim=0))
             times = timestep.expand(len(x_t))

@@ -1,9 +1,8 @@
-"""What the probes ask of a model: its sampler's steps, one raw prediction, pictures of latents.
+"""What the probes ask of a model: a sampler's step, lengths of captions, pictures of latents.
 
 All that is particular to an architecture passes through here.
 """
 
-import copy
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -15,28 +14,6 @@ from pipeline.errors import ModelError
 from pipeline.generation.backend import DiffusionModel, Pictures
 
 _LEAST_ALPHA = 0.01
-
-
-def start(model: DiffusionModel, steps: int) -> tuple[Any, torch.Tensor]:
-    """A copy of the model's scheduler, set to so many steps, and its timesteps."""
-    scheduler = copy.deepcopy(model.pipe.scheduler)
-    scheduler.set_timesteps(steps, device=model.device)
-    return scheduler, scheduler.timesteps
-
-
-def unit_noise(model: DiffusionModel, seeds: Sequence[int]) -> torch.Tensor:
-    """Unit Gaussian noise of each seed, (n, c, h, w): what the network sees at the first step."""
-    return model.noise(seeds) / float(model.pipe.scheduler.init_noise_sigma)
-
-
-def raw_output(
-    model: DiffusionModel, x_t: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor
-) -> torch.Tensor:
-    """The network's own output (n, c, h, w) at one timestep, given text (n, tokens, d)."""
-    output: torch.Tensor = model.unet(
-        x_t, timestep.expand(len(x_t)), encoder_hidden_states=text
-    ).sample
-    return output
 
 
 def step_with(
@@ -87,5 +64,5 @@ def decode_latents(model: DiffusionModel, latents: torch.Tensor) -> Pictures:
 
 def refuse_flow(model: DiffusionModel) -> None:
     """Raise ModelError for a flow model: its noise at the first step is x_t for every caption."""
-    if getattr(model, "flows", False):
+    if model.flows:
         raise ModelError(f"{type(model.pipe).__name__}: not defined for flow models")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.generation.backend import DiffusionModel, Pictures
-from pipeline.generation.network import decode_latents, last_timestep, refuse_flow, unit_noise
+from pipeline.generation.network import decode_latents, last_timestep, refuse_flow
 
 
 @torch.inference_mode()
@@ -30,7 +30,7 @@ def one_step_pictures(
     refuse_flow(model)
     text = model.embed_text(captions)
     uncond = model.embed_text([negative_prompt]).expand_as(text)
-    x_t = unit_noise(model, seeds)
+    x_t = model.noise(seeds)
     times = last_timestep(model).expand(len(x_t))
     noise = model.predict_noise(x_t, times, uncond)
     noise = noise + guidance * (model.predict_noise(x_t, times, text) - noise)

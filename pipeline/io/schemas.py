@@ -168,6 +168,7 @@ SCREEN = _schema(
     ("eps_dot", _F64),
     ("eps_dot_prev", _F64, _OPTIONAL),
     ("cos_channel_mean", _F64),
+    ("predicts", _STR),  # noise, or velocity for a flow model
 )
 
 COLLECTED = _schema(

@@ -16,7 +16,7 @@ from pipeline.io.digest import sha256_once
 from pipeline.io.runfolder import SCREEN
 from pipeline.io.tables import read_table
 from pipeline.runner.part import Context
-from pipeline.stages.models import model_folder
+from pipeline.stages.models import model_fingerprint
 
 DETECTOR = "noise_gap"
 """The score that decides which captions are drawn; it costs two forwards."""
@@ -30,7 +30,7 @@ def calibration_of(context: Context) -> ModelCalibration | None:
     path = context.config.verdict.calibration
     if path is None:
         return None
-    return _read(path, sha256_once(path)).of_model(sha256_once(model_folder(context)), source=path)
+    return _read(path, sha256_once(path)).of_model(model_fingerprint(context), source=path)
 
 
 def belief_of(context: Context) -> Belief:

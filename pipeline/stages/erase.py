@@ -12,13 +12,12 @@ from pipeline.erasure.trainer import Settings
 from pipeline.erasure.trainer import erase as train
 from pipeline.generation.backend import DiffusionModel, fresh_model
 from pipeline.io.atomic import atomic_path
-from pipeline.io.digest import sha256_once
 from pipeline.io.images import to_square
 from pipeline.io.runfolder import DUPLICATES, FINDINGS
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.anchors import draw_anchors
 from pipeline.stages.gallery import Gallery, open_gallery
-from pipeline.stages.models import model_folder
+from pipeline.stages.models import model_fingerprint, model_inputs, model_lora
 from pipeline.stages.split import Split, split_findings
 
 _PICTURES_A_GROUP = 4
@@ -31,9 +30,8 @@ def plan(context: Context) -> list[Part]:
     """One part a method, or none where nothing is to be erased."""
     if not split_findings(context).trained:
         return []
-    folder = model_folder(context)
     inputs = (
-        relative(folder, context.run),
+        *model_inputs(context),
         relative(context.findings / FINDINGS, context.run),
         relative(context.train / DUPLICATES, context.run),
     )
@@ -48,7 +46,8 @@ def run(part: Part, context: Context) -> Outcome:
     method = EraseMethod.model_validate(part.params["method"])
     base = context.path(part.inputs[0])
     split = split_findings(context)
-    model = fresh_model(base, device=context.config.model.device)
+    device, resolution = context.config.model.device, context.config.model.resolution
+    model = fresh_model(base, device=device, lora=model_lora(context), resolution=resolution)
     gallery = open_gallery(context)
     targets = _targets(split, gallery, model.resolution)
     retained = [row["caption"] for row in split.retained][:_MAX_RETAINED]
@@ -61,7 +60,7 @@ def run(part: Part, context: Context) -> Outcome:
         report = train(model, targets, retained, settings)
     output = f"erased/{method.name}"
     with atomic_path(context.path(output)) as temporary:
-        facts = describe(targets, settings, report, base_sha256=sha256_once(base))
+        facts = describe(targets, settings, report, base_sha256=model_fingerprint(context))
         save(model, temporary, facts | {"name": method.name, "trained_prompt_ids": _ids(split)})
     return Outcome((output,), len(split.trained), len(split.trained))
 

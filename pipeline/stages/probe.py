@@ -36,7 +36,7 @@ from pipeline.detection.sharpness import sharpness
 from pipeline.errors import ModelError
 from pipeline.generation.attended import attended_steps
 from pipeline.generation.backend import DiffusionModel
-from pipeline.generation.network import refuse_flow, start, unit_noise
+from pipeline.generation.network import refuse_flow
 from pipeline.generation.one_step import one_step_pictures
 from pipeline.generation.seeds import image_seed
 from pipeline.io import schemas
@@ -103,13 +103,13 @@ def probe_sharpness(model: DiffusionModel, prompts: list[Row], context: Context)
     """Jeon's score of each caption on its first seed."""
     refuse_flow(model)
     how = context.config.generate
-    first = start(model, how.steps)[1][:1]
+    first = model.start(how.steps)[1][:1]
     found = []
     for captions, seeds in _jobs(prompts, 1, context):
         with torch.no_grad():  # not inference mode, whose tensors cannot be differentiated
             text = model.embed_text(captions)
             uncond = model.embed_text([how.negative_prompt]).expand_as(text)
-            x_t = unit_noise(model, seeds)
+            x_t = model.noise(seeds)
         times = first.expand(len(seeds))
         gap = partial(_gap, model, times, text, uncond)
         with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no forward derivative
@@ -138,7 +138,7 @@ def probe_attention(model: DiffusionModel, prompts: list[Row], context: Context)
         name: _by_prompt(np.concatenate(values), config.attention_seeds).mean(axis=1)
         for name, values in found.items()
     }
-    pairs = {name: len(start(model, how.steps)[1]) if name in _ALL_STEPS else 1 for name in columns}
+    pairs = {name: len(model.start(how.steps)[1]) if name in _ALL_STEPS else 1 for name in columns}
     forwards = {name: 2 * n * config.attention_seeds for name, n in pairs.items()}
     return Scores(columns, forwards)
 
@@ -147,12 +147,12 @@ def probe_agreement(model: DiffusionModel, prompts: list[Row], context: Context)
     """NeMo's agreement of each caption's seeds."""
     refuse_flow(model)
     config = context.config.probe
-    timesteps = start(model, context.config.generate.steps)[1]
+    timesteps = model.start(context.config.generate.steps)[1]
     second = timesteps[min(1, len(timesteps) - 1)]
     residuals = []
     with torch.inference_mode():
         for captions, seeds in _jobs(prompts, config.agreement_seeds, context):
-            x_t = unit_noise(model, seeds)
+            x_t = model.noise(seeds)
             noise = model.predict_noise(x_t, second.expand(len(x_t)), model.embed_text(captions))
             residuals.append((noise - x_t).float().cpu())
     by_prompt = _by_prompt(torch.cat(residuals), config.agreement_seeds)

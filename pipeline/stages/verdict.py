@@ -21,6 +21,7 @@ from pipeline.stages.judging import (
     uncaptioned,
     uncaptioned_parts,
 )
+from pipeline.stages.models import unconditional
 from pipeline.stages.prompts import distinct_prompts
 
 Row = dict[str, Any]
@@ -29,7 +30,8 @@ UNCALIBRATED = "default thresholds, uncalibrated"
 
 def plan(context: Context) -> list[Part]:
     """One part a block of captions, and one a block of pictures without."""
-    prompts = [row["prompt_id"] for row in distinct_prompts(context)]
+    without = context.config.generate.folder is None and unconditional(context)
+    prompts = [] if without else [row["prompt_id"] for row in distinct_prompts(context)]
     captioned = judging_parts(context, prompts, inputs=(PROMPTS,))
     return [*captioned, *uncaptioned_parts(context, prefix="alone-")]
 
