@@ -77,6 +77,7 @@ class Siss:
         )
         for parameter, own in zip(self._trained, gradient, strict=True):
             if own is not None:
+                own = own.contiguous()  # as the parameters lie; autograd.grad has its own ways
                 parameter.grad = own if parameter.grad is None else parameter.grad + own
         return float(keeping.detach())
 
