@@ -77,7 +77,8 @@ class Siss:
         )
         for parameter, own in zip(self._trained, gradient, strict=True):
             if own is not None:
-                parameter.grad = own if parameter.grad is None else parameter.grad + own
+                laid_out = own.contiguous()  # as parameters are; autograd.grad may differ
+                parameter.grad = laid_out if parameter.grad is None else parameter.grad + laid_out
         return float(keeping.detach())
 
 
