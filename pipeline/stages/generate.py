@@ -26,6 +26,7 @@ from pipeline.stages.models import (
     model_fingerprint,
     model_inputs,
     open_audited,
+    require_sampler,
     unconditional,
 )
 from pipeline.stages.prompts import distinct_prompts
@@ -34,6 +35,7 @@ from pipeline.stages.prompts import distinct_prompts
 def plan(context: Context) -> list[Part]:
     """One part a block of captions, or of pictures where the model has none."""
     size = context.config.generate.prompts_per_part
+    require_sampler(context)
     if unconditional(context):
         return _sample_parts(context)
     return caption_parts(context, distinct_prompts(context), size)
