@@ -117,6 +117,20 @@ def require_steps(
         ) from error
 
 
+def require_usable(name: str, own: Any, steps: int) -> None:
+    """Raise ConfigError where a model with the scheduler `own` cannot be drawn so.
+
+    What depends on the size of the picture is not asked here; `require_steps` asks it.
+    """
+
+    def start(scheduler: Any, count: int) -> torch.Tensor:
+        shift = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
+        scheduler.set_timesteps(count, **shift)
+        return scheduler.timesteps
+
+    require_steps(name, build_scheduler(name, own), steps, start)
+
+
 def _family_of(own: Any, name: str) -> str:
     try:
         return family(own)

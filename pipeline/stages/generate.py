@@ -28,6 +28,7 @@ from pipeline.stages.models import (
     model_fingerprint,
     model_inputs,
     open_audited,
+    require_sampler,
     unconditional,
 )
 from pipeline.stages.rounds import MOST_ROUNDS, drawn_in, round_name, schedule
@@ -42,6 +43,7 @@ def plan(context: Context, number: int = 0) -> list[Part]:
     rounds = schedule(config)
     if number >= len(rounds):
         return []
+    require_sampler(context)
     if unconditional(context):
         return [] if number else _sample_parts(context)
     drawn = rounds[number]

@@ -7,8 +7,14 @@ from typing import Any
 from pipeline.batches import batched
 from pipeline.errors import UsageError
 from pipeline.generation.backend import DiffusionModel, load_model
-from pipeline.generation.loading import check_folder, draws_without_captions, resolve_model
+from pipeline.generation.loading import (
+    check_folder,
+    draws_without_captions,
+    load_scheduler,
+    resolve_model,
+)
 from pipeline.generation.lora import Lora, parse_lora
+from pipeline.generation.schedulers import require_usable
 from pipeline.io.digest import canonical_sha256, sha256_once
 from pipeline.io.runfolder import part_name
 from pipeline.runner.part import Context, Part, relative
@@ -48,6 +54,12 @@ def model_inputs(context: Context) -> tuple[str, ...]:
     lora = model_lora(context)
     adapted = () if lora is None else (relative(lora.path, context.run),)
     return relative(model_folder(context), context.run), *adapted
+
+
+def require_sampler(context: Context) -> None:
+    """Raise ConfigError, before anything is drawn, for a scheduler that the model cannot use."""
+    how = context.config.generate
+    require_usable(how.scheduler, load_scheduler(model_folder(context)), how.steps)
 
 
 def unconditional(context: Context) -> bool:

@@ -7,11 +7,12 @@ predictions alone, turned back into what the scheduler takes by the inverse form
 import numpy as np
 import pytest
 import torch
+from tiny_pipelines import build
 
 from pipeline.errors import ConfigError, ModelError
 from pipeline.generation.adapters.choose import adapter_for
 from pipeline.generation.adapters.flux import pack, places, unpack
-from pipeline.generation.backend import NOTHING, DiffusionModel, Sampling
+from pipeline.generation.backend import NOTHING, DiffusionModel, Sampling, fresh_model
 from pipeline.generation.conditions import Conditions
 from pipeline.generation.predictions import alpha_sigma
 
@@ -439,3 +440,33 @@ def test_a_model_of_classes(tiny):
 
     with pytest.raises(ModelError, match="draws by classes"):
         DiffusionModel(_ddpm(num_class_embeds=10))
+
+
+# Half precision.
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "kind", ["sd1", "sd2", "lcm", "sdxl", "sd3", "flux", "pixart", "ddpm", "ldm"]
+)
+def test_half_precision_begins_with_the_same_noise_and_predicts_nearly_the_same(
+    tiny, tmp_path, kind
+):
+    side = 16 if kind == "flux" else None
+    folder = build(kind, tmp_path / kind)
+    model = tiny(kind)
+    half = fresh_model(folder, dtype="bfloat16", resolution=side)
+    x_t = model.noise(SEEDS)
+    assert torch.equal(half.noise(SEEDS), x_t.bfloat16())
+    times, told = torch.tensor([900.0, 500.0, 100.0]), [NOTHING, NOTHING]
+    if kind not in {"flux", "sd3"}:
+        times = times.long()
+    if not model.unconditional:
+        told = [m.conditions(CAPTIONS, guidance=3.0) for m in (model, half)]
+    whole = model.predict_noise(x_t, times, told[0])
+    part = half.predict_noise(x_t.bfloat16(), times, told[1]).float()
+    assert (whole - part).square().mean().sqrt() < 0.06 * whole.square().mean().sqrt()
+    how = Sampling(steps=3, guidance=2.0)
+    drawn = half.draw(CAPTIONS, SEEDS, how)
+    assert drawn.shape == model.draw(CAPTIONS, SEEDS, how).shape
+    assert drawn.std() > 1

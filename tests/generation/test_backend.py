@@ -202,3 +202,11 @@ def test_a_model_is_loaded_once_for_a_fingerprint(folder):
     assert load_model(folder / ".." / folder.name, fingerprint="a") is first
     assert load_model(folder, fingerprint="b") is not first
     assert fresh_model(folder) is not first
+
+
+def test_ids_are_hashed_from_the_settings_that_are_used():
+    """Ids of pictures that were drawn before a setting was added stay what they were."""
+    before = "Sampling(scheduler='ddim', steps=4, guidance=2.0, negative_prompt='a\\'b')"
+    assert eval(str(Sampling("ddim", 4, 2.0, "a'b"))) == Sampling("ddim", 4, 2.0, "a'b")
+    assert str(Sampling("ddim", 4, 2.0, "ab")) == before.replace("a\\'b", "ab")
+    assert "true_cfg=2.0" in str(Sampling(true_cfg=2.0))

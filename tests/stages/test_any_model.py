@@ -14,7 +14,7 @@ from pipeline.generation import backend
 from pipeline.generation.backend import load_model
 from pipeline.generation.seeds import hash63, image_seed
 from pipeline.io.shards import iterate_samples
-from pipeline.jobs import Job, run_job
+from pipeline.jobs import Job, choose_stages, run_job
 from pipeline.registry import AUDIT, REPORT
 from pipeline.runner.part import Context
 from pipeline.runner.progress import SilentProgress
@@ -136,6 +136,36 @@ def test_where_there_is_no_room_the_run_is_the_same(tmp_path, prompts, monkeypat
 
 
 # How it is asked for.
+
+
+@pytest.mark.parametrize(
+    ("kind", "generate", "says"),
+    [
+        ("sd1", {"scheduler": "magic"}, "'magic': one of ddim, ddpm"),
+        ("sd3", {"scheduler": "ddim"}, "'ddim': not for a flow model; one of deis"),
+        ("sd1", {"scheduler": "flow_euler"}, "not for a diffusion model"),
+        ("sd1", {"scheduler": "lcm", "steps": 60}, "'lcm' with 60 steps: not for this model"),
+        ("ddpm", {"steps": 1001}, "'default' with 1001 steps: at most 1000"),
+        ("flux", {"scheduler": "flow_heun"}, "cannot keep use_dynamic_shifting"),
+    ],
+)
+def test_a_scheduler_that_the_model_cannot_use_stops_the_run(
+    tmp_path, prompts, kind, generate, says
+):
+    folder = build(kind, tmp_path / "model")
+    settings = config(folder, prompts, generate=generate)
+    with pytest.raises(ConfigError, match=says) as caught:
+        run_job(Job(settings, tmp_path / "run", choose_stages(["prompts", "generate"])))
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "run").glob("generations/*"))
+
+
+def test_a_model_without_a_scheduler(tmp_path, prompts):
+    folder = build("sd1", tmp_path / "model")
+    (folder / "scheduler" / "scheduler_config.json").unlink()
+    with pytest.raises(MissingInput, match="no scheduler to load") as caught:
+        run_job(Job(config(folder, prompts), tmp_path / "run", choose_stages(["generate"])))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
