@@ -196,7 +196,14 @@ def audit(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="The hub revision to pin.")] = None,
     train: Annotated[Path | None, typer.Option(help="A dedup run of the training set.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="CSV, JSONL, Parquet or text.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Captions: CSV, JSONL, Parquet, text, or shards to take them from."),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Were these memorized? A list of uids, urls, keys or picture files."),
+    ] = None,
     set_: Sets = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
@@ -209,7 +216,7 @@ def audit(
     verify_inputs: VerifyInputs = False,
 ) -> None:
     """Audit a model: which captions reproduce which training images?"""
-    asked = Asked(model=model, generations=generations, train=train, prompts=prompts)
+    asked = Asked(model=model, generations=generations, train=train, prompts=prompts, images=images)
     if train is None:
         _say(WITHOUT_TRAIN)
     values = audit_settings(asked) | {"report": {"redact": redact}}

@@ -8,6 +8,8 @@ from pipeline.runner.part import Stage
 from pipeline.stages import (
     adopt,
     against,
+    answer,
+    asked,
     borderline,
     captions,
     cells,
@@ -70,14 +72,16 @@ DEDUP: tuple[Stage, ...] = (
 PREPARING: dict[str, tuple[str, ...]] = {
     "pairs": ("hubs",),
     "groups": ("quality", "components", "survivors"),
-    "prompts": ("collect",),
+    "prompts": ("collect", "asked"),
     "generate": ("regroup",),
+    "findings": ("answer",),
 }
 """What a stage reads that is nobody's aim: configurations name the stage alone."""
 EMBEDDED: tuple[Stage, ...] = (fetch.STAGE, scan.STAGE, ingest.STAGE, ids.STAGE, embed.STAGE)
 """What an evaluation set goes through before it can be compared."""
 AUDIT: tuple[Stage, ...] = (
     collect.STAGE,
+    asked.STAGE,
     prompts.STAGE,
     screen.STAGE,
     screen.TABLE,
@@ -87,6 +91,7 @@ AUDIT: tuple[Stage, ...] = (
     match.TABLE,
     verdict.STAGE,
     findings.STAGE,
+    answer.STAGE,
 )
 ERASE: tuple[Stage, ...] = (erase.STAGE,)
 VERIFY: tuple[Stage, ...] = (redraw.STAGE, verify.STAGE)
@@ -112,6 +117,7 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
     idle |= set() if config.against else {against.STAGE}
     idle |= set() if config.onto else {adopt.STAGE}
     idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
+    idle |= set() if config.prompts.images else {asked.STAGE, answer.STAGE}
     drawing = {screen.STAGE, screen.TABLE, generate.STAGE}
     idle |= drawing if config.generate.folder else {collect.STAGE, regroup.STAGE}
     return tuple(stage for stage in stages if stage not in idle)

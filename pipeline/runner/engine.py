@@ -31,6 +31,8 @@ EXPECTED = {
     "featureless",
     "not_the_same",
     "no_caption",
+    "repeated",
+    "repeated_caption",
 }
 """Reasons that are a stage's purpose or the data set's past, and never count against a run."""
 
