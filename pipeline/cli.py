@@ -17,6 +17,7 @@ Exit codes: 0 done; 1 usage or configuration; 2 more rejected than allowed; 3 in
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -65,6 +66,10 @@ Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
 Limit = Annotated[int | None, typer.Option(help="A trial on the first N rows.", min=1)]
+MaxMinutes = Annotated[
+    float | None,
+    typer.Option(help="Begin no part after so many minutes; the same command goes on.", min=0),
+]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Redo parts whose settings changed.")]
 VerifyInputs = Annotated[
     bool, typer.Option("--verify-inputs", help="Read every input again on resume.")
@@ -108,6 +113,7 @@ def run(
     device: Device = None,
     dtype: Dtype = None,
     limit: Limit = None,
+    max_minutes: MaxMinutes = None,
     rebuild: Rebuild = False,
     verify_inputs: VerifyInputs = False,
 ) -> None:
@@ -115,7 +121,8 @@ def run(
     shared = _shared(workers, scheduler, device, dtype, limit)
     resolved = load_config(config, _overrides(set_, **shared))
     chosen = choose_stages(resolved.stages, first=first, last=until)
-    options = Options(rebuild=rebuild, rebuild_from=first, verify_inputs=verify_inputs)
+    stop_at = _stop_at(max_minutes)
+    options = Options(rebuild, first, verify_inputs, stop_at)
     _finish(Job(resolved, out, chosen, options))
 
 
@@ -163,6 +170,7 @@ def dedup(
     scheduler: Scheduler = None,
     device: Device = None,
     limit: Limit = None,
+    max_minutes: MaxMinutes = None,
     rebuild: Rebuild = False,
     verify_inputs: VerifyInputs = False,
 ) -> None:
@@ -183,7 +191,7 @@ def dedup(
     known = quality is None or quality in QUALITIES or quality.startswith(COLUMN)
     shared["groups.quality"] = quality if known else f"{COLUMN}{quality}"
     config = make_config(values, _overrides(set_, **shared))
-    _finish(_job(config, out, registry.DEDUP, rebuild, verify_inputs))
+    _finish(_job(config, out, registry.DEDUP, rebuild, verify_inputs, max_minutes))
 
 
 @app.command()
@@ -210,6 +218,7 @@ def audit(
     device: Device = None,
     dtype: Dtype = None,
     limit: Limit = None,
+    max_minutes: MaxMinutes = None,
     redact: Redact = False,
     fail_on: FailOn = None,
     rebuild: Rebuild = False,
@@ -223,7 +232,8 @@ def audit(
     values["model"] |= {"revision": revision}
     shared = _shared(workers, scheduler, device, dtype, limit)
     config = make_config(values, _overrides(set_, **shared))
-    job = _job(config, out, (*registry.AUDIT, *registry.REPORT), rebuild, verify_inputs)
+    stages = (*registry.AUDIT, *registry.REPORT)
+    job = _job(config, out, stages, rebuild, verify_inputs, max_minutes)
     _finish(job, fail_on)
 
 
@@ -268,6 +278,7 @@ def verify(
     set_: Sets = None,
     workers: Workers = None,
     device: Device = None,
+    max_minutes: MaxMinutes = None,
     redact: Redact = False,
     fail_on: FailOn = None,
     rebuild: Rebuild = False,
@@ -277,7 +288,8 @@ def verify(
     values["report"] = {"redact": redact}
     shared = _shared(workers, None, device, None, None)
     config = make_config(values, _overrides(set_, **shared))
-    job = _job(config, out, (*registry.VERIFY, *registry.REPORT), rebuild, verify_inputs=False)
+    stages = (*registry.VERIFY, *registry.REPORT)
+    job = _job(config, out, stages, rebuild, verify_inputs=False, max_minutes=max_minutes)
     _finish(job, fail_on)
 
 
@@ -395,9 +407,20 @@ def main() -> NoReturn:
 
 
 def _job(
-    config: RunConfig, out: Path, chosen: tuple[Stage, ...], rebuild: bool, verify_inputs: bool
+    config: RunConfig,
+    out: Path,
+    chosen: tuple[Stage, ...],
+    rebuild: bool,
+    verify_inputs: bool,
+    max_minutes: float | None = None,
 ) -> Job:
-    return Job(config, out, chosen, Options(rebuild=rebuild, verify_inputs=verify_inputs))
+    stop_at = _stop_at(max_minutes)
+    options = Options(rebuild=rebuild, verify_inputs=verify_inputs, stop_at=stop_at)
+    return Job(config, out, chosen, options)
+
+
+def _stop_at(minutes: float | None) -> float | None:
+    return None if minutes is None else time.monotonic() + 60 * minutes
 
 
 def _finish(job: Job, fail_on: str | None = None) -> NoReturn:
@@ -409,6 +432,8 @@ def _finish(job: Job, fail_on: str | None = None) -> NoReturn:
 def _exit_code(job: Job, summary: Summary, fail_on: str | None) -> int:
     limit = job.config.runner.max_rejected
     code = summary.exit_code(limit)
+    if summary.out_of_time:
+        _say("--max-minutes have passed; what is done stays done, the same command goes on")
     if summary.failed:
         _say(f"{len(summary.failed)} parts failed; `unmemorize failed {job.out}` shows why")
     for stage in summary.over_limit(limit):

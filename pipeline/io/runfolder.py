@@ -144,6 +144,14 @@ def current_groups(duplicates: pa.Table) -> npt.NDArray[np.int64]:
     return np.asarray(groups.to_numpy(), np.int64)
 
 
+def placeholder_groups(run: Path) -> set[int]:
+    """Groups that stand for missing pictures; none in a run of an earlier version."""
+    if not (run / GROUPS).is_file():
+        return set()
+    rows = read_table(run / GROUPS, schemas.GROUPS, columns=["group_id", "placeholder"])
+    return set(rows.filter(rows["placeholder"])["group_id"].to_pylist())
+
+
 def first_own_part(run: Path) -> int:
     """The number of the first part that is not another run's, which this one was added to."""
     path = run / ADOPTED

@@ -90,4 +90,4 @@ def _record(
     return row, {"__key__": key, "png": data, "txt": prompt["caption"].encode()}
 
 
-STAGE = Stage("generate", 1, ("model", "generate"), plan, run, tolerant=True, on_device=True)
+STAGE = Stage("generate", 2, ("model", "generate"), plan, run, tolerant=True, on_device=True)

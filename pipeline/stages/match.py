@@ -5,7 +5,7 @@ from typing import Any
 from pipeline.batches import batched
 from pipeline.io import schemas
 from pipeline.io.images import decode
-from pipeline.io.runfolder import DUPLICATES, MATCHES
+from pipeline.io.runfolder import DUPLICATES, GROUPS, MATCHES
 from pipeline.io.shards import iterate_samples, picture_bytes
 from pipeline.io.tables import read_rows, write_rows
 from pipeline.runner.merge import merge_stage
@@ -18,11 +18,12 @@ def plan(context: Context) -> list[Part]:
     """One part a block of generations; none without a training run to match against."""
     if not (context.train / DUPLICATES).is_file():
         return []
-    train = relative(context.train / DUPLICATES, context.run)
-    tables = sorted(context.run.glob("generations/*.parquet"))
+    known = [context.train / name for name in (DUPLICATES, GROUPS)]
+    train = [relative(path, context.run) for path in known if path.is_file()]
+    names = [path.stem for path in sorted(context.run.glob("generations/*.parquet"))]
     return [
-        Part(path.stem, (f"generations/{path.stem}.tar", f"generations/{path.stem}.parquet", train))
-        for path in tables
+        Part(name, (f"generations/{name}.tar", f"generations/{name}.parquet", *train))
+        for name in names
     ]
 
 
@@ -44,5 +45,5 @@ def run(part: Part, context: Context) -> Outcome:
     return Outcome((output,), len(accepted), len(accepted))
 
 
-STAGE = Stage("match", 2, ("match", "embed", "train"), plan, run, on_device=True)
+STAGE = Stage("match", 3, ("match", "embed", "train"), plan, run, on_device=True)
 TABLE = merge_stage("match-table", "matches/part-*.parquet", MATCHES, schemas.MATCHES)

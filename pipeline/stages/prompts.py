@@ -21,6 +21,7 @@ from pipeline.io.runfolder import (
     PROMPTS,
     PROMPTS_REJECTED,
     current_groups,
+    placeholder_groups,
     read_images,
 )
 from pipeline.io.shards import find_shards
@@ -54,7 +55,7 @@ def run(part: Part, context: Context) -> Outcome:
     has_train = (context.train / DUPLICATES).is_file()
     captions = _captions_by_group(context) if has_train else {}
     if has_train and not config.placeholders and config.images is None:
-        left_out = _placeholders(context)
+        left_out = placeholder_groups(context.train)
         captions = {g: c for g, c in captions.items() if g not in left_out}
     if context.config.generate.folder is not None:
         rows = _from_file(collected_captions(context), captions)
@@ -110,14 +111,6 @@ def _captions_by_group(context: Context) -> dict[int, Counter[str]]:
     ):
         groups.setdefault(group_id, Counter())[caption_of[image_id]] += 1
     return groups
-
-
-def _placeholders(context: Context) -> set[int]:
-    path = context.train / GROUPS
-    if not path.is_file():  # a run of an earlier version
-        return set()
-    rows = read_rows(path, schemas.GROUPS, columns=["group_id", "placeholder"])
-    return {row["group_id"] for row in rows if row["placeholder"]}
 
 
 def _from_groups(groups: dict[int, Counter[str]], context: Context) -> list[Row]:

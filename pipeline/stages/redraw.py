@@ -151,7 +151,7 @@ def _judge(
 
 STAGE = Stage(
     "redraw",
-    2,
+    3,
     ("erase", "verify", "generate", "match", "verdict", "embed", "train", "findings", "erased"),
     plan,
     run,

@@ -187,4 +187,4 @@ def _first_by_id(rows: list[Row]) -> dict[int, Row]:
     return first
 
 
-STAGE = Stage("verdict", 2, ("verdict", "match"), plan, run)
+STAGE = Stage("verdict", 3, ("verdict", "match"), plan, run)
