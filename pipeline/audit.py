@@ -18,6 +18,7 @@ class Asked:
     generations: str | None = None
     train: Path | None = None
     prompts: Path | None = None
+    images: Path | None = None
 
 
 def audit_settings(asked: Asked) -> dict[str, Any]:
@@ -35,6 +36,10 @@ def audit_settings(asked: Asked) -> dict[str, Any]:
         raise UsageError(
             "--generations bring their captions in txt and json members; leave --prompts out"
         )
+    if asked.images is not None and asked.prompts is not None:
+        raise UsageError("--images takes the captions of those images; leave --prompts out")
+    if asked.images is not None and asked.train is None:
+        raise UsageError("--images needs --train RUN: training images are looked up there")
     if asked.model is not None and asked.train is None and asked.prompts is None:
         raise UsageError("audit needs --train RUN, whose groups give the captions, or --prompts")
     if asked.train is not None and not (asked.train / DUPLICATES).is_file():
@@ -42,7 +47,7 @@ def audit_settings(asked: Asked) -> dict[str, Any]:
     return {
         "train": _absolute(asked.train),
         "model": {"path": asked.model},
-        "prompts": {"file": _absolute(asked.prompts)},
+        "prompts": {"file": _absolute(asked.prompts), "images": _absolute(asked.images)},
         "generate": {"folder": _absolute(asked.generations)},
     }
 

@@ -17,6 +17,7 @@ Exit codes: 0 done; 1 usage or configuration; 2 more rejected than allowed; 3 in
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -66,6 +67,10 @@ Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
 Limit = Annotated[int | None, typer.Option(help="A trial on the first N rows.", min=1)]
+MaxMinutes = Annotated[
+    float | None,
+    typer.Option(help="Begin no part after so many minutes; the same command goes on.", min=0),
+]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Redo parts whose settings changed.")]
 VerifyInputs = Annotated[
     bool, typer.Option("--verify-inputs", help="Read every input again on resume.")
@@ -113,6 +118,7 @@ def run(
     device: Device = None,
     dtype: Dtype = None,
     limit: Limit = None,
+    max_minutes: MaxMinutes = None,
     rebuild: Rebuild = False,
     verify_inputs: VerifyInputs = False,
 ) -> None:
@@ -120,7 +126,8 @@ def run(
     shared = _shared(workers, scheduler, device, dtype, limit)
     resolved = load_config(config, _overrides(set_, **shared))
     chosen = choose_stages(resolved.stages, first=first, last=until)
-    options = Options(rebuild=rebuild, rebuild_from=first, verify_inputs=verify_inputs)
+    stop_at = _stop_at(max_minutes)
+    options = Options(rebuild, first, verify_inputs, stop_at)
     _finish(Job(resolved, out, chosen, options))
 
 
@@ -168,6 +175,7 @@ def dedup(
     scheduler: Scheduler = None,
     device: Device = None,
     limit: Limit = None,
+    max_minutes: MaxMinutes = None,
     rebuild: Rebuild = False,
     verify_inputs: VerifyInputs = False,
 ) -> None:
@@ -188,7 +196,7 @@ def dedup(
     known = quality is None or quality in QUALITIES or quality.startswith(COLUMN)
     shared["groups.quality"] = quality if known else f"{COLUMN}{quality}"
     config = make_config(values, _overrides(set_, **shared))
-    _finish(_job(config, out, registry.DEDUP, rebuild, verify_inputs))
+    _finish(_job(config, out, registry.DEDUP, rebuild, verify_inputs, max_minutes))
 
 
 @app.command()
@@ -202,7 +210,14 @@ def audit(
     revision: Annotated[str | None, typer.Option(help="The hub revision to pin.")] = None,
     lora: Annotated[str | None, typer.Option(help="PATH or PATH:SCALE, safetensors.")] = None,
     train: Annotated[Path | None, typer.Option(help="A dedup run of the training set.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="CSV, JSONL, Parquet or text.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Captions: CSV, JSONL, Parquet, text, or shards to take them from."),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Were these memorized? A list of uids, urls, keys or picture files."),
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="Thresholds of `calibrate audit`; gives confidences.")
     ] = None,
@@ -219,13 +234,14 @@ def audit(
     dtype: Dtype = None,
     limit: Limit = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile it; CUDA only.")] = False,
+    max_minutes: MaxMinutes = None,
     redact: Redact = False,
     fail_on: FailOn = None,
     rebuild: Rebuild = False,
     verify_inputs: VerifyInputs = False,
 ) -> None:
     """Audit a model: which captions reproduce which training images?"""
-    asked = Asked(model=model, generations=generations, train=train, prompts=prompts)
+    asked = Asked(model=model, generations=generations, train=train, prompts=prompts, images=images)
     if train is None:
         _say(WITHOUT_TRAIN)
     values = audit_settings(asked) | {"report": {"redact": redact}}
@@ -235,7 +251,8 @@ def audit(
     shared = _shared(workers, scheduler, device, dtype, limit)
     shared["generate.max_forwards"] = max_forwards
     config = make_config(values, _overrides(set_, **shared))
-    job = _job(config, out, (*registry.AUDIT, *registry.REPORT), rebuild, verify_inputs)
+    stages = (*registry.AUDIT, *registry.REPORT)
+    job = _job(config, out, stages, rebuild, verify_inputs, max_minutes)
     _finish(job, fail_on)
 
 
@@ -294,6 +311,7 @@ def verify(
     set_: Sets = None,
     workers: Workers = None,
     device: Device = None,
+    max_minutes: MaxMinutes = None,
     redact: Redact = False,
     fail_on: FailOn = None,
     rebuild: Rebuild = False,
@@ -308,7 +326,8 @@ def verify(
     values["report"] = {"redact": redact}
     shared = _shared(workers, None, device, None, None)
     config = make_config(values, _overrides(set_, **shared))
-    job = _job(config, out, (*registry.VERIFY, *registry.REPORT), rebuild, verify_inputs=False)
+    stages = (*registry.VERIFY, *registry.REPORT)
+    job = _job(config, out, stages, rebuild, verify_inputs=False, max_minutes=max_minutes)
     _finish(job, fail_on)
 
 
@@ -442,9 +461,20 @@ def main() -> NoReturn:
 
 
 def _job(
-    config: RunConfig, out: Path, chosen: tuple[Stage, ...], rebuild: bool, verify_inputs: bool
+    config: RunConfig,
+    out: Path,
+    chosen: tuple[Stage, ...],
+    rebuild: bool,
+    verify_inputs: bool,
+    max_minutes: float | None = None,
 ) -> Job:
-    return Job(config, out, chosen, Options(rebuild=rebuild, verify_inputs=verify_inputs))
+    stop_at = _stop_at(max_minutes)
+    options = Options(rebuild=rebuild, verify_inputs=verify_inputs, stop_at=stop_at)
+    return Job(config, out, chosen, options)
+
+
+def _stop_at(minutes: float | None) -> float | None:
+    return None if minutes is None else time.monotonic() + 60 * minutes
 
 
 def _finish(job: Job, fail_on: str | None = None) -> NoReturn:
@@ -456,6 +486,8 @@ def _finish(job: Job, fail_on: str | None = None) -> NoReturn:
 def _exit_code(job: Job, summary: Summary, fail_on: str | None) -> int:
     limit = job.config.runner.max_rejected
     code = summary.exit_code(limit)
+    if summary.out_of_time:
+        _say("--max-minutes have passed; what is done stays done, the same command goes on")
     if summary.failed:
         _say(f"{len(summary.failed)} parts failed; `unmemorize failed {job.out}` shows why")
     for stage in summary.over_limit(limit):

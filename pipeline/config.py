@@ -255,9 +255,16 @@ class Model(Section):
 
 
 class Prompts(Section):
-    """Captions to audit: those of the largest groups, and of pictures seen once as controls."""
+    """Captions to audit: those of the largest groups, and of pictures seen once as controls.
+
+    `file`: captions of the user's instead, a list or shards. `sample`: so many of them, or of all
+    captions of the training set, drawn by hash. `images`: a list of training images, whose groups'
+    captions are audited.
+    """
 
     file: Path | None = None
+    images: Path | None = None
+    sample: Count | None = None
     min_copies: int = Field(2, ge=2)
     max_groups: Count = 1000
     max_captions_per_group: Count = 3

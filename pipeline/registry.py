@@ -8,6 +8,8 @@ from pipeline.runner.part import Stage
 from pipeline.stages import (
     adopt,
     against,
+    answer,
+    asked,
     attack,
     borderline,
     captions,
@@ -75,17 +77,18 @@ DEDUP: tuple[Stage, ...] = (
 PREPARING: dict[str, tuple[str, ...]] = {
     "pairs": ("hubs",),
     "groups": ("quality", "components", "survivors"),
-    "prompts": ("collect",),
+    "prompts": ("collect", "asked"),
     "generate": ("regroup", *(stage.name for stage in generate.STAGES[1:])),
     "match": tuple(stage.name for stage in match.STAGES[1:]),
     "verdict": tuple(stage.name for stage in judge.STAGES),
-    "findings": ("probe", "probe-table", "clusters", "clusters-table"),
+    "findings": ("probe", "probe-table", "clusters", "clusters-table", "answer"),
 }
 """What a stage reads that is nobody's aim, and its later rounds: configurations name it alone."""
 EMBEDDED: tuple[Stage, ...] = (fetch.STAGE, scan.STAGE, ingest.STAGE, ids.STAGE, embed.STAGE)
 """What an evaluation set goes through before it can be compared."""
 AUDIT: tuple[Stage, ...] = (
     collect.STAGE,
+    asked.STAGE,
     prompts.STAGE,
     screen.STAGE,
     screen.TABLE,
@@ -109,6 +112,7 @@ AUDIT: tuple[Stage, ...] = (
     clusters.TABLE,
     verdict.STAGE,
     findings.STAGE,
+    answer.STAGE,
 )
 ERASE: tuple[Stage, ...] = (erase.STAGE,)
 VERIFY: tuple[Stage, ...] = (redraw.STAGE, attack.STAGE, verify.STAGE)
@@ -140,6 +144,7 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
     rounds = len(schedule(config.generate))
     idle |= {*generate.STAGES[rounds:], *match.STAGES[rounds:], *judge.STAGES[rounds - 1 :]}
     idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
+    idle |= set() if config.prompts.images else {asked.STAGE, answer.STAGE}
     drawing = {screen.STAGE, screen.TABLE, *generate.STAGES, *match.STAGES[1:], *judge.STAGES}
     idle |= drawing if config.generate.folder else {collect.STAGE, regroup.STAGE}
     return tuple(stage for stage in stages if stage not in idle)

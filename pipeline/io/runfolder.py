@@ -30,7 +30,10 @@ DUPLICATES = "duplicates.parquet"
 GROUPS = "groups.parquet"
 CAPTION_GROUPS = "caption_groups.parquet"
 ALTERNATIVES = "export/captions.parquet"
+ASKED = "asked.parquet"
+IMAGES_ASKED = "images_asked.parquet"
 PROMPTS = "prompts.parquet"
+PROMPTS_REJECTED = "prompts_rejected.parquet"
 SCREEN = "screen.parquet"
 PROBES = "probes.parquet"
 CLUSTERS = "clusters.parquet"
@@ -141,6 +144,14 @@ def current_groups(duplicates: pa.Table) -> npt.NDArray[np.int64]:
     """The group of each row of duplicates.parquet, those that a later run joined taken as one."""
     groups = pc.coalesce(duplicates["merged_into"], duplicates["group_id"])
     return np.asarray(groups.to_numpy(), np.int64)
+
+
+def placeholder_groups(run: Path) -> set[int]:
+    """Groups that stand for missing pictures; none in a run of an earlier version."""
+    if not (run / GROUPS).is_file():
+        return set()
+    rows = read_table(run / GROUPS, schemas.GROUPS, columns=["group_id", "placeholder"])
+    return set(rows.filter(rows["placeholder"])["group_id"].to_pylist())
 
 
 def first_own_part(run: Path) -> int:

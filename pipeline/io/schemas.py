@@ -156,6 +156,25 @@ PROMPTS = _schema(
     ("rank", _I32),
 )
 
+PROMPTS_REJECTED = _schema(("row", _I64), ("reason", _STR), ("detail", _STR))
+
+_ASKED = (
+    ("row", _I64),
+    ("asked", _STR),
+    ("kind", _STR, _OPTIONAL),
+    ("status", _STR),
+    ("reason", _STR),
+    ("detail", _STR),
+    ("found", _BOOL),
+    ("how", _STR, _OPTIONAL),
+    ("image_id", _I64, _OPTIONAL),
+    ("group_id", _I64, _OPTIONAL),
+    ("asked_l2", _F64, _OPTIONAL),
+    ("asked_tiled_l2", _F64, _OPTIONAL),
+)
+
+ASKED = _schema(*_ASKED)
+
 SCREEN = _schema(
     ("prompt_id", _I64),
     ("seed", _I64),
@@ -313,6 +332,25 @@ EXTRACTED = _schema(
     ("n_generations", _I32),
     ("generation_id", _I64),
     ("verdict", _STR),
+    *_DISTANCES,
+)
+
+# n_hits are of the n_generated drawings of the group's own captions; the distances and the seed are
+# those of the best generation, whichever caption it had.
+IMAGES_ASKED = _schema(
+    *_ASKED,
+    ("n_duplicates", _I32, _OPTIONAL),
+    ("n_captions", _I32, _OPTIONAL),
+    ("captions", pa.list_(_STR), _OPTIONAL),
+    ("verdict", _STR, _OPTIONAL),
+    ("n_generated", _I32, _OPTIONAL),
+    ("n_hits", _I32, _OPTIONAL),
+    ("n_hits_elsewhere", _I32, _OPTIONAL),
+    ("rate", _F64, _OPTIONAL),
+    ("ci_low", _F64, _OPTIONAL),
+    ("ci_high", _F64, _OPTIONAL),
+    ("generation_id", _I64, _OPTIONAL),
+    ("seed", _I64, _OPTIONAL),
     *_DISTANCES,
 )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report import dataset, detectors
+from pipeline.report.asked import asked
 from pipeline.report.audit import FINDINGS, audit, curve, extracted, read_findings
 from pipeline.report.bins import bin_label, bin_labels
 from pipeline.report.captions import captions
@@ -20,6 +21,7 @@ _PAGE_ONLY = (
     ("duplicates", "shown"),
     ("captions", "shown"),
     ("extracted", "shown"),
+    ("asked", "shown"),
     ("erasure", "comparisons"),
     ("noise_gaps",),
 )
@@ -46,6 +48,7 @@ def collect(context: Context) -> Facts:
         captions=captions(sources),
         audit=audit(sources, findings),
         extracted=extracted(sources),
+        asked=asked(sources),
         curve=tuple(series for series in curves if series),
         detectors=detectors.detector_tables(sources, findings),
         noise_gaps=detectors.noise_gaps(findings),

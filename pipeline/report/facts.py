@@ -257,6 +257,37 @@ class DetectorTable:
 
 
 @dataclass(frozen=True)
+class AskedImage:
+    """An image that someone asked about. `verdict`: None where nothing was drawn for it."""
+
+    asked: str
+    found: bool
+    how: str | None
+    image_id: int | None
+    n_duplicates: int | None
+    verdict: str | None
+    drawings: Rate | None
+    elsewhere: int
+    captions: tuple[str, ...]
+    generation_id: int | None
+    l2: float | None
+    tiled_l2: float | None
+
+
+@dataclass(frozen=True)
+class AskedImages:
+    """The answers to a rights-holder's list, by verdict; `shown` are the worst, and then others."""
+
+    sources: tuple[str, ...]
+    rows: int
+    not_in_set: int
+    not_drawn: int
+    verdicts: Mapping[str, int]
+    rejected: Mapping[str, int]
+    shown: tuple[AskedImage, ...]
+
+
+@dataclass(frozen=True)
 class GapPoint:
     """A caption's noise gap and what it counts as in the figure."""
 
@@ -357,6 +388,7 @@ class Facts:
     captions: Captions | None
     audit: Audit | None
     extracted: Extracted | None
+    asked: AskedImages | None
     curve: tuple[Series, ...]
     detectors: tuple[DetectorTable, ...]
     noise_gaps: tuple[GapPoint, ...]

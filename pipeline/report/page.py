@@ -11,7 +11,16 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.report.facts import Comparison, Extraction, Facts, Finding, Group, Member, Rate
+from pipeline.report.facts import (
+    AskedImage,
+    Comparison,
+    Extraction,
+    Facts,
+    Finding,
+    Group,
+    Member,
+    Rate,
+)
 from pipeline.report.pictures import Pictures, data_uri
 from pipeline.report.text import markdown, shorten, visible
 
@@ -41,6 +50,15 @@ class Proof:
     """A training image that was extracted, and no caption's card shows, with the sample."""
 
     extraction: Extraction
+    generated: str | None
+    trained: str | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An image that was asked about, with the clearest drawing of it."""
+
+    image: AskedImage
     generated: str | None
     trained: str | None
 
@@ -79,6 +97,7 @@ def render_page(
         "facts": facts,
         "figures": figures,
         "cards": _folded(_cards(facts, pictures), _CARDS_OPEN),
+        "answers": _folded(_answers(facts, pictures), _CARDS_OPEN),
         "proofs": _folded(_proofs(facts, pictures), _CARDS_OPEN),
         "strips": _folded(_strips(facts, pictures), _STRIPS_OPEN),
         "sides": _sides(facts, pictures),
@@ -131,6 +150,15 @@ def _proofs(facts: Facts, pictures: Pictures) -> list[Proof]:
     return [
         Proof(item, drawn.get(item.generation_id), pictures.training(item.image_id))
         for item in left
+    ]
+
+
+def _answers(facts: Facts, pictures: Pictures) -> list[Answer]:
+    shown = facts.asked.shown if facts.asked else ()
+    drawn = pictures.generations(i.generation_id for i in shown if i.generation_id is not None)
+    return [
+        Answer(image, drawn.get(image.generation_id or 0), pictures.training(image.image_id))
+        for image in shown
     ]
 
 

@@ -46,6 +46,7 @@ _FINDINGS = (
     "verdicts.parquet",
     "findings.parquet",
     "extracted.parquet",
+    "images_asked.parquet",
 )
 _ERASED = ("erasure.json", "*/erasure.json")
 

@@ -35,17 +35,24 @@ EXPECTED = {
     "not_the_same",
     "no_caption",
     "in_training_set",
+    "repeated",
+    "repeated_caption",
 }
 """Reasons that are a stage's purpose or the data set's past, and never count against a run."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How much of a run is done again."""
+    """How much of a run is done again, and until when: `stop_at`, by the monotonic clock."""
 
     rebuild: bool = False
     rebuild_from: str | None = None
     verify_inputs: bool = False
+    stop_at: float | None = None
+
+    def is_late(self) -> bool:
+        """Whether no more part may begin."""
+        return self.stop_at is not None and time.monotonic() >= self.stop_at
 
 
 @dataclass
@@ -56,12 +63,13 @@ class Summary:
     rejected: dict[str, Mapping[str, int]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     interrupted: bool = False
+    out_of_time: bool = False
 
     def exit_code(self, max_rejected: float) -> int:
         """The contract's code: 130 interrupted, 3 incomplete, 2 too much rejected, 0 done."""
-        if self.interrupted:
+        if self.interrupted and not self.out_of_time:
             return 130
-        if self.failed:
+        if self.failed or self.out_of_time:
             return 3
         return 2 if self.over_limit(max_rejected) else 0
 
@@ -71,6 +79,7 @@ class Summary:
         self.rejected |= {f"{name} {stage}": counts for stage, counts in other.rejected.items()}
         self.failed += [f"{name} {part}" for part in other.failed]
         self.interrupted |= other.interrupted
+        self.out_of_time |= other.out_of_time
 
     def over_limit(self, max_rejected: float) -> list[str]:
         """Stages that rejected a larger share, expected reasons aside; rounds count together."""
@@ -89,7 +98,8 @@ def run_stages(
 ) -> Summary:
     """Run `stages` in order in a locked run folder.
 
-    The first SIGINT lets running parts finish; a second one stops at once. Raises OutputExists
+    The first SIGINT lets running parts finish, and so does the time that `options` name; a second
+    SIGINT stops at once. Raises OutputExists
     where the folder is in use, PartFailed where a stage that later ones need is incomplete.
     """
     summary = Summary()
@@ -98,7 +108,7 @@ def run_stages(
         full_disk_named(context.run),
         _lock(context.run),
         _swept(context.run),
-        _interruptible() as stopping,
+        _interruptible() as asked,
         _executor(context) as executor,
     ):
         digests = DigestCache(
@@ -108,9 +118,10 @@ def run_stages(
         for stage in stages:
             rebuild |= stage.name == options.rebuild_from
             run = _StageRun(stage, context, digests, rebuild, progress)
-            run.execute(executor, stopping, summary)
+            run.execute(executor, lambda: asked() or options.is_late(), summary)
             digests.save()
             if summary.interrupted:
+                summary.out_of_time = not asked()
                 break
     return summary
 

@@ -28,7 +28,13 @@ from pipeline.encoders import build_encoder, metric_of
 from pipeline.io import schemas
 from pipeline.io.digest import sha256_once
 from pipeline.io.images import to_square
-from pipeline.io.runfolder import DUPLICATES, TrainingImages, current_groups, index_folder
+from pipeline.io.runfolder import (
+    DUPLICATES,
+    TrainingImages,
+    current_groups,
+    index_folder,
+    placeholder_groups,
+)
 from pipeline.io.runjson import read_run_config
 from pipeline.io.tables import read_table
 from pipeline.runner.part import Context
@@ -70,6 +76,7 @@ class Gallery:
         source = Context(run, config)
         shards = {shard.name: shard.path for shard in shards_of(source)}
         self.images = TrainingImages(run, shards, image_limits(source))
+        self._placeholders = placeholder_groups(run)
         self._squares: dict[int, npt.NDArray[np.uint8]] = {}
         self._masks: dict[int, npt.NDArray[np.bool_] | None] = {}
         self._indexes = {
@@ -145,7 +152,8 @@ class Gallery:
             row["encoder"] = next(
                 (n for n, ids in found.items() if row["image_id"] in ids), self._match.encoders[0]
             )
-            row["blank"] = bool(is_blank(self.square(row["image_id"])[None])[0])
+            empty = bool(is_blank(self.square(row["image_id"])[None])[0])
+            row["blank"] = empty or row["group_id"] in self._placeholders
             row["nearest_ratio"] = _ratio(row["tiled_l2"], [o["tiled_l2"] for o in others])
             row["l2_ratio"] = _ratio(row["l2"], [o["l2"] for o in others])
             row["l2_ratio_50nn"] = float(adaptive_l2(np.array([row["l2"]]), l2_all[None])[0])

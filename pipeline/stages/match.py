@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.batches import batched
 from pipeline.io import schemas
 from pipeline.io.images import decode
-from pipeline.io.runfolder import DUPLICATES, MATCHES
+from pipeline.io.runfolder import DUPLICATES, GROUPS, MATCHES
 from pipeline.io.shards import iterate_samples, picture_bytes
 from pipeline.io.tables import read_rows, write_rows
 from pipeline.runner.merge import merge_stage
@@ -20,10 +20,12 @@ def plan(context: Context, number: int = 0) -> list[Part]:
     """One part a block of a round's generations; none without a training run."""
     if not (context.train / DUPLICATES).is_file():
         return []
-    train = relative(context.train / DUPLICATES, context.run)
+    known = [context.train / name for name in (DUPLICATES, GROUPS)]
+    train = [relative(path, context.run) for path in known if path.is_file()]
+    names = [path.stem for path in drawn_parts(context, number)]
     return [
-        Part(path.stem, (f"generations/{path.stem}.tar", f"generations/{path.stem}.parquet", train))
-        for path in drawn_parts(context, number)
+        Part(name, (f"generations/{name}.tar", f"generations/{name}.parquet", *train))
+        for name in names
     ]
 
 
@@ -48,7 +50,7 @@ def run(part: Part, context: Context) -> Outcome:
 STAGES = tuple(
     Stage(
         round_name("match", number),
-        2,
+        3,
         ("match", "embed", "train"),
         partial(plan, number=number),
         run,

@@ -168,7 +168,7 @@ def _judge(
 
 STAGE = Stage(  # of `verify` all that matters is in the jobs, so that attacks may change alone
     "redraw",
-    2,
+    3,
     ("erase", "generate", "match", "verdict", "embed", "train", "findings", "erased"),
     plan,
     run,

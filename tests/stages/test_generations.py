@@ -5,34 +5,13 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
+from cli_runner import call, rows
 from PIL import Image
 from shard_builder import ShardBuilder, jpeg, picture
-from typer.testing import CliRunner
 
-from pipeline.cli import _Finished, app
-from pipeline.errors import UnmemorizeError
-
-RUNNER = CliRunner()
 SETS = ("--set", "match.compare_px=32")
 TRAINED = 70
-
-
-def call(*arguments: object) -> tuple[int, str]:
-    """The exit code and what was printed, as `main` would have it."""
-    result = RUNNER.invoke(app, [str(argument) for argument in arguments])
-    error = result.exception
-    if isinstance(error, _Finished):
-        return error.code, result.output
-    if isinstance(error, UnmemorizeError):
-        return error.exit_code, f"{result.output}{error}"
-    assert error is None or isinstance(error, SystemExit), result.exc_info
-    return result.exit_code, result.output
-
-
-def rows(path: Path) -> list[dict]:
-    return pq.read_table(path).to_pylist()
 
 
 def png(image: Image.Image, **options) -> bytes:
