@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 import indexes
 from indexes import Pairs
+from indexes.cells import REACH
 from pipeline.calibration.record import read_calibration
 from pipeline.config import PIXELS, joined_encoders
 from pipeline.encoders import Metric, build_encoder, metric_of
@@ -125,7 +126,10 @@ def join_inputs(context: Context, name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Join:
-    """What is joined: vectors (n, d) or codes of the centres, their ids, and how near is near."""
+    """What is joined: vectors (n, d) or codes of the centres, their ids, and how near is near.
+
+    `reach` is how near a border is (indexes.cells).
+    """
 
     ids: npt.NDArray[np.int64]
     vectors: npt.NDArray[Any]
@@ -133,6 +137,7 @@ class Join:
     threshold: float
     cells: indexes.Cells | None = None
     fresh: npt.NDArray[np.bool_] | None = None
+    reach: float = REACH
 
 
 def open_join(context: Context, name: str, threshold: float) -> Join:
@@ -142,7 +147,8 @@ def open_join(context: Context, name: str, threshold: float) -> Join:
     stored = open_cells(context.run, name)
     if stored is not None:
         fresh = _fresh(context, stored.ids)
-        return Join(stored.ids, stored.vectors, metric, threshold, stored.cells, fresh)
+        found = stored.ids, stored.vectors, metric, threshold, stored.cells, fresh
+        return Join(*found, config.reach)
     centres = np.setdiff1d(read_centres(context.run), read_hub_members(context.run, name))
     quality = config.pdq_min_quality if metric == "hamming" else None
     ids, vectors = read_embeddings(
@@ -181,6 +187,7 @@ def _join(join: Join, first: int, end: int, most: int) -> tuple[Pairs, int]:
             owned=owned,
             max_pairs=most,
             fresh=join.fresh,
+            reach=join.reach,
         )
         return pairs, rows
     block = slice(first, end)
