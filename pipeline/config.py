@@ -149,8 +149,10 @@ class Pairs(Section):
     variants are other pictures; wrong for photographs that may be cropped,
     mirrored or given a border.
 
-    Up to `exact_up_to` pictures all are compared with all; above, each vector visits the `probes`
-    nearest of `cells` (sqrt(n) by default). `recall_sample` pictures tell what that misses.
+    Up to `exact_up_to` pictures all are compared with all; above, each vector visits those of the
+    `probes` nearest of `cells` (4 sqrt(n) by default) whose border is near: as near as `reach` of
+    the distance of two vectors at the threshold. Beyond 0.5 nothing more can be found; differences
+    that lie in one or two directions need as much. `recall_sample` pictures tell what is missed.
     Where more than `hub_size` pictures are near-duplicates of one and of each other, only the pairs
     with that one are listed (0: all pairs always; so it is with `max_pixel_l2`, too). A part of the
     join that finds more than `max_pairs` ends with an error.
@@ -167,7 +169,8 @@ class Pairs(Section):
     rows_per_part: Count = 50_000
     exact_up_to: int = Field(200_000, ge=0)
     cells: Count | None = None
-    probes: Count = 16
+    probes: Count = 32
+    reach: float = Field(0.25, gt=0, le=0.5)
     recall_sample: int = Field(500, ge=0)
     hub_size: int = Field(1000, ge=0)
     max_pairs: Count = 50_000_000

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 import indexes
 from indexes import Pairs
+from indexes.cells import REACH
 from pipeline.calibration.record import read_calibration
 from pipeline.config import PIXELS, RunConfig, joined_encoders
 from pipeline.encoders import Metric, build_encoder, metric_of
@@ -131,7 +132,8 @@ def join_inputs(context: Context, name: str) -> tuple[str, ...]:
 class Join:
     """What is joined: vectors (n, d) or codes of the centres, their ids, and how near is near.
 
-    Of codes an id may have several; `mirror` is the mask of indexes.hamming_join.
+    Of codes an id may have several; `mirror` is the mask of indexes.hamming_join. `reach` is how
+    near a border is (indexes.cells).
     """
 
     ids: npt.NDArray[np.int64]
@@ -141,6 +143,7 @@ class Join:
     mirror: npt.NDArray[np.uint8] | None = None
     cells: indexes.Cells | None = None
     fresh: npt.NDArray[np.bool_] | None = None
+    reach: float = REACH
 
 
 def open_join(context: Context, name: str, threshold: float) -> Join:
@@ -149,7 +152,8 @@ def open_join(context: Context, name: str, threshold: float) -> Join:
     stored = open_cells(context.run, name)
     if stored is not None:
         fresh = _fresh(context, stored.ids)
-        return Join(stored.ids, stored.vectors, metric, threshold, cells=stored.cells, fresh=fresh)
+        found = stored.ids, stored.vectors, metric, threshold
+        return Join(*found, cells=stored.cells, fresh=fresh, reach=config.reach)
     centres = np.setdiff1d(read_centres(context.run), read_hub_members(context.run, name))
     ids, vectors = read_compared(context.run, name, context.config)
     ids, vectors = ids[np.isin(ids, centres)], vectors[np.isin(ids, centres)]
@@ -206,6 +210,7 @@ def _join(join: Join, first: int, end: int, most: int) -> tuple[Pairs, int]:
             owned=owned,
             max_pairs=most,
             fresh=join.fresh,
+            reach=join.reach,
         )
         return pairs, rows
     block = slice(first, end)

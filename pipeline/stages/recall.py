@@ -59,6 +59,7 @@ def run(part: Part, context: Context) -> Outcome:
         "join": "all with all" if joined.cells is None else "cells",
         "cells": None if joined.cells is None else len(joined.cells),
         "probes": None if joined.cells is None else joined.cells.probes.shape[1],
+        "reach": None if joined.cells is None else joined.reach,
         "threshold": joined.threshold,
         "pictures_sampled": min(config.pairs.recall_sample, len(np.unique(joined.ids))),
         "pairs_true": recall.n,

@@ -73,7 +73,7 @@ def test_an_audit_without_training_pictures(tmp_path, prompts, kind, predicts):
     summary = audit(config(folder, prompts, model=model), tmp_path / "run")
     assert not summary.failed
     screened = rows(tmp_path / "run" / "screen.parquet")
-    assert len(screened) == 3 * 2 * 2
+    assert len(screened) == 3 * 2 * 3  # two steps, and the late one
     assert {row["predicts"] for row in screened} == {predicts}
     for row in screened:  # the captions are told apart from the first step on
         gap = row["eps_uncond_sq"] + row["eps_text_sq"] - 2 * row["eps_dot"]
