@@ -153,7 +153,7 @@ def open_join(context: Context, name: str, threshold: float) -> Join:
     if stored is not None:
         fresh = _fresh(context, stored.ids)
         found = stored.ids, stored.vectors, metric, threshold
-        return Join(*found, cells=stored.cells, fresh=fresh, reach=config.reach)
+        return Join(*found, cells=stored.cells, fresh=fresh, reach=context.config.pairs.reach)
     centres = np.setdiff1d(read_centres(context.run), read_hub_members(context.run, name))
     ids, vectors = read_compared(context.run, name, context.config)
     ids, vectors = ids[np.isin(ids, centres)], vectors[np.isin(ids, centres)]

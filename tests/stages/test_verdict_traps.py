@@ -18,7 +18,7 @@ SIDE = 64
 SETS = ("--set", "match.compare_px=32")
 # only copies are near-duplicates, so that each common object is a group of its own
 STRICT = ["pairs.min_similarity={lite0: 0.99999}", "pairs.pdq_max_distance=0"]
-STRICT += ["borderline.neighbours=0", "groups.placeholder_size=5"]
+STRICT += ["pairs.pdq_variants=[]", "borderline.neighbours=0", "groups.placeholder_size=5"]
 
 
 def png(image: Image.Image) -> bytes:
