@@ -93,9 +93,9 @@ class Cells:
         """
         return _members(self.probes, self.margins, cells, within)
 
-    def visits(self, rows: Rows, within: float) -> "Members":
-        """Which of `rows`, as places among them, visit each cell."""
-        return _members(self.probes[rows], self.margins[rows], range(len(self)), within)
+    def visits(self, rows: Rows) -> "Members":
+        """Which of `rows`, as places among them, have each cell among their probes."""
+        return _members(self.probes[rows], self.margins[rows], range(len(self)), np.inf)
 
 
 @dataclass(frozen=True, eq=False)

@@ -133,7 +133,6 @@ def _candidates(part: Part, context: Context) -> Pairs:
             high=high,
             owned=range(first, end),
             fresh=join.fresh,
-            reach=join.reach,
         )
     for hashed in _hashes(context):
         found = _apart(found, context, hashed, thresholds[hashed])

@@ -72,7 +72,7 @@ def test_equal_scores_go_to_the_smallest_id():
 def test_cells_that_are_all_visited_miss_nothing():
     vectors, ids = clustered(300, seed=4)
     cells = indexes.build_cells(vectors, ids, cells=6, probes=6)
-    found = indexes.cell_nearest_below(vectors, ids, cells, 5, low=0.3, high=0.8, reach=2)
+    found = indexes.cell_nearest_below(vectors, ids, cells, 5, low=0.3, high=0.8)
     expected = brute_force(vectors, ids, 5, 0.3, 0.8)
     assert as_dict(found).keys() == expected.keys()
 
@@ -80,7 +80,7 @@ def test_cells_that_are_all_visited_miss_nothing():
 def test_owned_cells_make_up_the_whole(monkeypatch):
     vectors, ids = clustered(300, seed=5)
     cells = indexes.build_cells(vectors, ids, cells=9, probes=3)
-    limits = {"low": 0.3, "high": 0.8, "reach": 2}
+    limits = {"low": 0.3, "high": 0.8}
     whole = as_dict(indexes.cell_nearest_below(vectors, ids, cells, 5, **limits))
     parts = [
         as_dict(indexes.cell_nearest_below(vectors, ids, cells, 5, **limits, owned=owned))

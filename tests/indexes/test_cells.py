@@ -155,7 +155,7 @@ def test_a_vector_visits_its_nearest_centroids():
         expected = np.flatnonzero((nearest == cell).any(axis=1))
         np.testing.assert_array_equal(visitors.of(cell), expected)
     some = np.array([7, 3, 150])
-    visits = cells.visits(some, 2.0)
+    visits = cells.visits(some)
     for cell in range(10):
         np.testing.assert_array_equal(
             visits.of(cell), np.flatnonzero((nearest[some] == cell).any(axis=1))
