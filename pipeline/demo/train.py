@@ -64,13 +64,15 @@ def train_model(
     batch_size: int = 32,
     threads: int = 2,
     on_progress: Progress | None = None,
+    autoencoder: Path = ASSETS / "vae",
 ) -> None:
     """Train on the pictures and captions of `shards`; write a diffusers folder to `out`.
 
     `on_progress` is called after each step with the steps done, the steps in all, and the loss.
+    Pictures of another kind than the demo's want an `autoencoder` of their own.
     """
     with _reproducibly(seed):
-        vae = AutoencoderKL.from_pretrained(ASSETS / "vae", torch_dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(autoencoder, torch_dtype=torch.float32)
         tokenizer = CLIPTokenizer.from_pretrained(ASSETS / "tokenizer")
         scheduler = _scheduler()
         data = _encode(shards, vae, tokenizer)
