@@ -25,7 +25,7 @@ from indexes.errors import (
 from indexes.exact import knn, range_pairs
 from indexes.hubs import Hubs, hub_leaders, hub_radius, make_hubs, nearest_leader
 from indexes.ivf import build, default_factory
-from indexes.join import Pairs, exact_classes, hamming_join, self_join, stars
+from indexes.join import Pairs, exact_classes, hamming_join, least_hamming, self_join, stars
 from indexes.labels import ComponentLabels, connected_components
 from indexes.metrics import cosine, euclidean, hamming
 from indexes.nearest import NearestIndex
@@ -63,6 +63,7 @@ __all__ = [
     "hub_leaders",
     "hub_radius",
     "knn",
+    "least_hamming",
     "load",
     "make_hubs",
     "measured_recall",

@@ -19,6 +19,7 @@ from indexes.metrics import AnyVectors, Ids, Rows, Vectors, cosine_error, score_
 
 _SPARE = 8  # candidates beyond k, for what float32 ranks wrongly
 _QUERIES_AT_ONCE = 1 << 10
+_ASKING_AT_ONCE = 1 << 15
 _VECTORS_AT_ONCE = 1 << 15
 _BY_SKETCH = 4  # a bound ranks more loosely than the product itself
 
@@ -65,23 +66,27 @@ def cell_nearest_below(
     owned: range | None = None,
     fresh: npt.NDArray[np.bool_] | None = None,
 ) -> Pairs:
-    """The same for the rows stored in the cells `owned`, sought in the cells that they visit.
+    """The same for the rows stored in the cells `owned`, sought in all cells that they may visit.
 
+    What is only similar is not kept apart by as little as a copy is, so no border is too far.
     Candidates are ranked by their sketches' bounds, 4 k of them a row, and scored exactly: so a row
     with more near-duplicates than that finds fewer of those below.
     """
     ids = _checked(ids, len(vectors), k, low, high)
     owned = range(len(cells)) if owned is None else owned
+    home = cells.probes[:, 0]
+    inside = (home >= owned.start) & (home < owned.stop)
+    every = np.flatnonzero(inside if fresh is None else inside & fresh)
     stored = cells.stored(range(len(cells)))
     error = cosine_error(vectors.shape[1])
     found = [_Found.none()]
-    for cell in owned:
-        asking = stored.of(cell)
-        asking = asking if fresh is None else asking[fresh[asking]]
+    for start in range(0, len(every), _ASKING_AT_ONCE):
+        asking = every[start : start + _ASKING_AT_ONCE]
         best = _Best(asking, _BY_SKETCH * (k + _SPARE))
-        for visited in np.unique(cells.probes[asking]).tolist():
-            places = np.flatnonzero((cells.probes[asking] == visited).any(axis=1))
-            for block in _blocks(stored.of(visited)):
+        visits = cells.visits(asking)
+        for cell in range(len(cells)):
+            places = visits.of(cell)
+            for block in _blocks(stored.of(cell) if len(places) else places):
                 bounds = cells.sketches[asking[places]] @ cells.sketches[block].T
                 best.offer(bounds, block, low - error, places)
         found.append(_settled(vectors, ids, best, k, low, high))

@@ -56,14 +56,18 @@ def checked(vectors: AnyVectors, metric: Metric, d: int | None = None) -> AnyVec
     return vectors
 
 
-def checked_ids(ids: Ids, n: int) -> Ids:
-    """Give back `ids` as C-ordered int64 (n,): each once, none negative (-1 is "no neighbour")."""
+def checked_ids(ids: Ids, n: int, *, repeats: bool = False) -> Ids:
+    """Give back `ids` as C-ordered int64 (n,): none negative (-1 is "no neighbour"), each once
+    unless `repeats`.
+    """
     ids = np.asarray(ids)
     if ids.shape != (n,) or not np.issubdtype(ids.dtype, np.integer):
         raise DimensionMismatch(f"{_found(f'int64 ({n},)', ids)}; give one id a vector")
     ids = np.ascontiguousarray(ids, np.int64)
     if n and ids.min() < 0:
         raise VectorError(f"id {ids.min()} is negative, expected 63-bit ids from 0 on")
+    if repeats:
+        return ids
     ordered = np.sort(ids)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
     if len(twice):

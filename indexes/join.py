@@ -12,6 +12,7 @@ and add the copies as a star (`stars`): n - 1 pairs.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from indexes.metrics import (
     Rows,
     Scores,
     Vectors,
+    hamming,
     near_enough,
     score_rows,
 )
@@ -80,9 +82,9 @@ def self_join(
     """
     vectors = checked(vectors, "cosine")
     ids = checked_ids(ids, len(vectors))
-    owned = _owned(len(ids), rows, fresh)
+    owned = _owned(ids, rows, fresh)
     if index is None:
-        return _exact_join(vectors, ids, threshold, owned, "cosine", max_pairs, fresh)
+        return sorted_pairs(*_scan(vectors, ids, threshold, owned, "cosine", max_pairs, fresh))
     if index.metric != "cosine" or not np.array_equal(index.ids, np.sort(ids)):
         raise VectorError(
             "the index holds other ids or another metric; build it over these vectors"
@@ -101,34 +103,78 @@ def hamming_join(
     ids: Ids,
     max_distance: int,
     *,
+    mirror: Codes | None = None,
     rows: slice | None = None,
     max_pairs: int | None = None,
     fresh: Mask | None = None,
 ) -> Pairs:
-    """Pairs of codes, uint8 (n, 32), that differ in at most `max_distance` bits.
+    """Pairs of ids whose codes, uint8 (n, 32), differ in at most `max_distance` bits.
 
-    Similarity is 1 - distance / 256; `rows`, `max_pairs` and `fresh` are as in `self_join`. No pair
-    is missed: a code is compared with all later ones, or where these are many with those that may
-    be near (indexes.multi_index); fresh ones with all.
+    An id may have several codes, and two ids are as near as the nearest two of theirs. With
+    `mirror` (32,) a code also stands for itself xor `mirror`. Similarity is 1 - distance / 256.
+
+    `rows`, `max_pairs` and `fresh` are as in `self_join`, `rows` counting ids in the order in which
+    they first appear, and `max_pairs` pairs of codes. No pair is missed: a code is compared with
+    all later ones, or where these are many with those that may be near (indexes.multi_index); fresh
+    ones with all.
     """
-    codes, ids = checked(codes, "hamming"), checked_ids(ids, len(codes))
-    owned = _owned(len(ids), rows, fresh)
+    codes, ids = checked(codes, "hamming"), checked_ids(ids, len(codes), repeats=True)
+    owned = _owned(ids, rows, fresh)
+    if mirror is not None:  # h(a, b ^ mirror) = h(a ^ mirror, b): one of the two need not ask
+        codes, ids = np.concatenate([codes, codes ^ mirror]), np.tile(ids, 2)
+        fresh = None if fresh is None else np.tile(fresh, 2)
     if fresh is not None:
-        every = _exact_join(codes, ids, max_distance, owned, "hamming", max_pairs, fresh)
-        return Pairs(every.id_a, every.id_b, 1 - every.similarity / BITS)
-    ascending = np.argsort(ids)
+        return _of_ids(*_scan(codes, ids, max_distance, owned, "hamming", max_pairs, fresh))
+    ascending = np.argsort(ids, kind="stable")  # of one id those that ask come first
     codes, ids = codes[ascending], ids[ascending]
     owned = np.flatnonzero(np.isin(ascending, owned))
     rows_a, rows_b, crowded = later_neighbours(codes, owned, max_distance)
     require_few(len(rows_a), max_pairs, ids[rows_a])
-    scores = score_rows("hamming", codes, codes, rows_a, rows_b)
-    scanned = _exact_join(codes, ids, max_distance, crowded, "hamming", max_pairs, None)
-    if not len(rows_a):  # sorted already
-        return Pairs(scanned.id_a, scanned.id_b, 1 - scanned.similarity / BITS)
-    id_a = np.concatenate([ids[rows_a], scanned.id_a])
-    id_b = np.concatenate([ids[rows_b], scanned.id_b])
-    distance = np.concatenate([scores, scanned.similarity])
-    return sorted_pairs(id_a, id_b, 1 - distance / BITS)
+    found = ids[rows_a], ids[rows_b], score_rows("hamming", codes, codes, rows_a, rows_b)
+    scanned = _scan(codes, ids, max_distance, crowded, "hamming", max_pairs, None)
+    return _of_ids(*(np.concatenate(column) for column in zip(found, scanned, strict=True)))
+
+
+def least_hamming(
+    codes: Codes, ids: Ids, id_a: Ids, id_b: Ids, *, mirror: Codes | None = None
+) -> Scores:
+    """In how many bits id_a[i] and id_b[i] differ, as in `hamming_join`; infinite without a code.
+
+    codes (n, 32) and ids (n,) are the whole set, an id with several codes being in several rows.
+    """
+    ids = checked_ids(ids, len(codes), repeats=True)
+    ascending = np.argsort(ids, kind="stable")
+    codes, ids = checked(codes, "hamming")[ascending], ids[ascending]
+    least = np.full(len(id_a), np.inf)
+    known = np.flatnonzero(np.isin(id_a, ids) & np.isin(id_b, ids))
+    a, b = (codes[_rows_of_each(wanted[known], ids)] for wanted in (id_a, id_b))
+    for one, other in product(a, b):
+        for turned in (other,) if mirror is None else (other, other ^ mirror):
+            least[known] = np.minimum(least[known], hamming(one, turned))
+    return least
+
+
+def _rows_of_each(wanted: Ids, ascending: Ids) -> Rows:
+    """The rows (k, n) of each wanted id, of which the one with most has k; others repeat one."""
+    first = np.searchsorted(ascending, wanted)
+    last = np.searchsorted(ascending, wanted, "right") - 1
+    steps = np.arange((last - first).max(initial=0) + 1)
+    return np.minimum(first + steps[:, None], last)
+
+
+def nearest_of_ids(id_a: Ids, id_b: Ids, distance: Scores) -> tuple[Ids, Ids, Scores]:
+    """Each pair of different ids once, sorted, at its least distance; id_a <= id_b."""
+    order = np.lexsort((distance, id_b, id_a))
+    id_a, id_b, distance = id_a[order], id_b[order], distance[order]
+    first = np.ones(len(order), bool)
+    first[1:] = (id_a[1:] != id_a[:-1]) | (id_b[1:] != id_b[:-1])
+    first &= id_a != id_b
+    return id_a[first], id_b[first], distance[first]
+
+
+def _of_ids(id_a: Ids, id_b: Ids, distance: Scores) -> Pairs:
+    id_a, id_b, distance = nearest_of_ids(id_a, id_b, distance)
+    return Pairs(id_a, id_b, 1 - distance / BITS)
 
 
 def exact_classes(keys: Sequence[Hashable] | Rows, ids: Ids) -> Ids:
@@ -153,13 +199,17 @@ def stars(keys: Sequence[Hashable] | Rows, ids: Ids) -> Pairs:
     return sorted_pairs(centres[copies], np.asarray(ids)[copies], np.ones(copies.sum()))
 
 
-def _owned(n: int, rows: slice | None, fresh: Mask | None) -> Rows:
-    """The rows that `rows` counts: of all, or of the fresh ones."""
-    every = np.arange(n) if fresh is None else np.flatnonzero(fresh)
-    return every[rows or slice(None)]
+def _owned(ids: Ids, rows: slice | None, fresh: Mask | None) -> Rows:
+    """The rows of the ids that `rows` counts: of all, or of the fresh ones."""
+    every = np.arange(len(ids)) if fresh is None else np.flatnonzero(fresh)
+    if rows is None:
+        return every
+    _, first = np.unique(ids[every], return_index=True)
+    chosen = ids[every[np.sort(first)]][rows]
+    return every[np.isin(ids[every], chosen)]
 
 
-def _exact_join(
+def _scan(
     vectors: AnyVectors,
     ids: Ids,
     threshold: float,
@@ -167,7 +217,7 @@ def _exact_join(
     metric: Metric,
     most: int | None,
     fresh: Mask | None,
-) -> Pairs:
+) -> tuple[Ids, Ids, Scores]:
     """Blocks of ascending ids, each against the owned rows that may own a pair with it."""
     ascending = np.argsort(ids)
     old = np.zeros(len(ids), bool) if fresh is None else ~fresh
@@ -182,7 +232,7 @@ def _exact_join(
             total += len(found[-1][0])
             require_few(total, most, found[-1][0])
     id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
-    return sorted_pairs(id_a, id_b, scores)
+    return id_a, id_b, scores
 
 
 def _later_pairs(

@@ -37,8 +37,8 @@ _PAIRS_AT_ONCE = 1 << 14
 def cosine(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> Scores:
     """Cosine of row i of `a` with row i of `b`, both (n, d) without zero rows, to six decimals."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    norms = np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1))
-    return np.round((a * b).sum(axis=1) / norms, DECIMALS)
+    products = np.einsum("nd,nd->n", a, a) * np.einsum("nd,nd->n", b, b)
+    return np.round(np.einsum("nd,nd->n", a, b) / np.sqrt(products), DECIMALS)
 
 
 def euclidean(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> Scores:

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Any
 
 import faiss
 import numpy as np
@@ -41,7 +40,9 @@ twice as many as uniform codes would have are taken for such."""
 
 _BITS = 8 * CODE_BYTES
 _MOST_FLIPS = 2
-_MOST_KEY_BITS = 22  # a table of 2^22 offsets is 16 MiB
+_MOST_KEY_BITS = (
+    16  # these sort by radix: wider ones take twice as long to sort, and pay back later
+)
 _LOOKUPS_AT_ONCE = 1 << 17
 _CANDIDATES_AT_ONCE = 1 << 13  # arrays of 64 KiB: larger ones are mapped anew each time
 _PENDING = 1 << 18
@@ -51,8 +52,7 @@ STORED_AT_ONCE = 1 << 22
 """Codes that one set of tables holds."""
 
 Words = npt.NDArray[np.uint64]
-Keys = npt.NDArray[Any]
-"""uint16 or uint32."""
+Keys = npt.NDArray[np.uint16]
 Places = npt.NDArray[np.int32]
 Found = tuple[Rows, Rows]
 _NONE: Found = (np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -247,11 +247,10 @@ def _columns(codes: Codes) -> Words:
 
 
 def _keys(codes: Codes, bits: Rows) -> Keys:
-    kind = np.uint16 if len(bits) <= 16 else np.uint32  # the narrow ones sort by radix
-    keys: Keys = np.zeros(len(codes), kind)
+    keys: Keys = np.zeros(len(codes), np.uint16)
     for place, bit in enumerate(bits.tolist()):
         value = (codes[:, bit // 8] >> (7 - bit % 8)) & 1
-        keys |= value.astype(kind) << kind(place)
+        keys |= value.astype(np.uint16) << np.uint16(place)
     return keys
 
 
@@ -259,8 +258,7 @@ def _flips(tables: Tables) -> Keys:
     """What turns a key into each of those that differ from it in `flips` bits or fewer."""
     places = range(tables.key_bits)
     chosen = [some for k in range(tables.flips + 1) for some in combinations(places, k)]
-    kind = np.uint16 if tables.key_bits <= 16 else np.uint32
-    return np.array([sum(1 << place for place in some) for some in chosen], kind)
+    return np.array([sum(1 << place for place in some) for some in chosen], np.uint16)
 
 
 def _dealt_bits(codes: Codes, tables: Tables) -> list[Rows]:

@@ -14,8 +14,8 @@ from scipy.stats import binomtest
 
 from indexes.checks import checked_ids, unit
 from indexes.exact import range_pairs
-from indexes.join import Pairs
-from indexes.metrics import AnyVectors, Ids, Metric
+from indexes.join import Pairs, nearest_of_ids
+from indexes.metrics import AnyVectors, Codes, Ids, Metric
 
 _VECTORS_AT_ONCE = 1 << 16
 
@@ -42,6 +42,7 @@ def measured_recall(
     threshold: float,
     *,
     metric: Metric = "cosine",
+    mirror: Codes | None = None,
     sample: int = 1000,
     seed: int = 0,
 ) -> Recall:
@@ -49,7 +50,9 @@ def measured_recall(
 
     `threshold` is the one joined at: a cosine, or for "hamming" a number of bits.
     """
-    true = sampled_pairs(vectors, ids, threshold, metric=metric, sample=sample, seed=seed)
+    true = sampled_pairs(
+        vectors, ids, threshold, metric=metric, mirror=mirror, sample=sample, seed=seed
+    )
     return recall_of(true, pairs)
 
 
@@ -59,30 +62,32 @@ def sampled_pairs(
     threshold: float,
     *,
     metric: Metric = "cosine",
+    mirror: Codes | None = None,
     sample: int = 1000,
     seed: int = 0,
 ) -> Pairs:
     """All pairs that one of `sample` ids is in, by an exact scan of the set.
 
     The sample is of ids, by seed, whatever the order of rows. For "cosine" vectors (n, d) may be a
-    memory map in fp16, and need no unit norm; they are read a block at a time.
+    memory map in fp16, and need no unit norm; they are read a block at a time. Of codes an id may
+    have several, and `mirror` is as in `hamming_join`.
     """
-    ids = checked_ids(ids, len(vectors))
-    ascending = np.argsort(ids)
-    size = min(sample, len(ids))
-    chosen = ascending[np.random.default_rng(seed).choice(len(ids), size, replace=False)]
+    ids = checked_ids(ids, len(vectors), repeats=metric == "hamming")
+    every = np.unique(ids)
+    size = min(sample, len(every))
+    wanted = every[np.random.default_rng(seed).choice(len(every), size, replace=False)]
+    chosen = np.flatnonzero(np.isin(ids, wanted))
     ready = unit if metric == "cosine" else np.ascontiguousarray
     queries = ready(vectors[chosen])
     found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     for start in range(0, len(ids), _VECTORS_AT_ONCE):
-        block = ready(vectors[start : start + _VECTORS_AT_ONCE])
-        rows_a, rows_b, scores = range_pairs(queries, block, threshold, metric)
-        found.append((ids[chosen[rows_a]], ids[start + rows_b], scores))
+        block: AnyVectors = ready(vectors[start : start + _VECTORS_AT_ONCE])
+        for turned in (block,) if mirror is None else (block, block ^ mirror):
+            rows_a, rows_b, scores = range_pairs(queries, turned, threshold, metric)
+            id_a, id_b = ids[chosen[rows_a]], ids[start + rows_b]
+            found.append((np.minimum(id_a, id_b), np.maximum(id_a, id_b), scores))
     id_a, id_b, scores = (np.concatenate(column) for column in zip(*found, strict=True))
-    ordered = _unordered(id_a, id_b)
-    distinct, first = np.unique(ordered, return_index=True)
-    apart = distinct["a"] != distinct["b"]
-    return Pairs(distinct["a"][apart], distinct["b"][apart], scores[first[apart]])
+    return Pairs(*nearest_of_ids(id_a, id_b, scores))
 
 
 def recall_of(true: Pairs, found: Pairs) -> Recall:

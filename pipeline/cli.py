@@ -17,6 +17,7 @@ Exit codes: 0 done; 1 usage or configuration; 2 more rejected than allowed; 3 in
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -26,13 +27,15 @@ from rich.markup import escape
 
 from indexes import VectorError
 from pipeline import followups, inspect_run, registry
+from pipeline.audit import WITHOUT_TRAIN, Asked, audit_settings
+from pipeline.calibration.audit import calibrate_audit
 from pipeline.calibration.command import calibration_settings, thresholds_table
 from pipeline.calibration.dedup import Plan, parse_same
 from pipeline.calibration.dedup import calibrate_dedup as measure
 from pipeline.config import COLUMN, QUALITIES, RunConfig, load_config, make_config
 from pipeline.deduplication import dedup_settings, threads_of
 from pipeline.detection.errors import MeasureError
-from pipeline.errors import UnmemorizeError, UsageError
+from pipeline.errors import UnmemorizeError
 from pipeline.io.atomic import is_disk_full
 from pipeline.io.runjson import read_run_config
 from pipeline.jobs import Job, choose_stages, run_job
@@ -64,12 +67,20 @@ Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
 Limit = Annotated[int | None, typer.Option(help="A trial on the first N rows.", min=1)]
+MaxMinutes = Annotated[
+    float | None,
+    typer.Option(help="Begin no part after so many minutes; the same command goes on.", min=0),
+]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Redo parts whose settings changed.")]
 VerifyInputs = Annotated[
     bool, typer.Option("--verify-inputs", help="Read every input again on resume.")
 ]
 Redact = Annotated[bool, typer.Option("--redact", help="Hashes and blurred pictures in reports.")]
 FailOn = Annotated[str | None, typer.Option(help="Exit with 4 where one of these was found.")]
+
+
+AUDIT_ROUNDS = (2, 4, 8)
+"""After so many drawings `audit` asks whether a caption is still open."""
 
 
 class _Finished(Exception):
@@ -107,6 +118,7 @@ def run(
     device: Device = None,
     dtype: Dtype = None,
     limit: Limit = None,
+    max_minutes: MaxMinutes = None,
     rebuild: Rebuild = False,
     verify_inputs: VerifyInputs = False,
 ) -> None:
@@ -114,7 +126,8 @@ def run(
     shared = _shared(workers, scheduler, device, dtype, limit)
     resolved = load_config(config, _overrides(set_, **shared))
     chosen = choose_stages(resolved.stages, first=first, last=until)
-    options = Options(rebuild=rebuild, rebuild_from=first, verify_inputs=verify_inputs)
+    stop_at = _stop_at(max_minutes)
+    options = Options(rebuild, first, verify_inputs, stop_at)
     _finish(Job(resolved, out, chosen, options))
 
 
@@ -162,6 +175,7 @@ def dedup(
     scheduler: Scheduler = None,
     device: Device = None,
     limit: Limit = None,
+    max_minutes: MaxMinutes = None,
     rebuild: Rebuild = False,
     verify_inputs: VerifyInputs = False,
 ) -> None:
@@ -182,42 +196,63 @@ def dedup(
     known = quality is None or quality in QUALITIES or quality.startswith(COLUMN)
     shared["groups.quality"] = quality if known else f"{COLUMN}{quality}"
     config = make_config(values, _overrides(set_, **shared))
-    _finish(_job(config, out, registry.DEDUP, rebuild, verify_inputs))
+    _finish(_job(config, out, registry.DEDUP, rebuild, verify_inputs, max_minutes))
 
 
 @app.command()
 def audit(
     out: Out,
     model: Annotated[str | None, typer.Option(help="A diffusers folder or hub id.")] = None,
+    generations: Annotated[
+        str | None,
+        typer.Option(help="Pictures that another generator made: a folder, or webdataset tars."),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="The hub revision to pin.")] = None,
+    lora: Annotated[str | None, typer.Option(help="PATH or PATH:SCALE, safetensors.")] = None,
     train: Annotated[Path | None, typer.Option(help="A dedup run of the training set.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="CSV, JSONL, Parquet or text.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Captions: CSV, JSONL, Parquet, text, or shards to take them from."),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Were these memorized? A list of uids, urls, keys or picture files."),
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Thresholds of `calibrate audit`; gives confidences.")
+    ] = None,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="All drawings of every caption, for its rate.")
+    ] = False,
+    max_forwards: Annotated[
+        int | None, typer.Option(help="Budget of UNet forwards; the likeliest first.", min=1)
+    ] = None,
     set_: Sets = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     device: Device = None,
     dtype: Dtype = None,
+    limit: Limit = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile it; CUDA only.")] = False,
+    max_minutes: MaxMinutes = None,
     redact: Redact = False,
     fail_on: FailOn = None,
     rebuild: Rebuild = False,
     verify_inputs: VerifyInputs = False,
 ) -> None:
     """Audit a model: which captions reproduce which training images?"""
-    if model is None:
-        raise UsageError("audit needs --model, a diffusers folder or hub id")
-    if train is None and prompts is None:
-        raise UsageError("audit needs --train RUN, whose groups give the captions, or --prompts")
+    asked = Asked(model=model, generations=generations, train=train, prompts=prompts, images=images)
     if train is None:
-        _say("without --train nothing is matched; captions are screened and cliques searched")
-    values: dict[str, Any] = {
-        "train": str(train.resolve()) if train else None,
-        "model": {"path": model, "revision": revision},
-        "prompts": {"file": str(prompts.resolve()) if prompts else None},
-        "report": {"redact": redact},
-    }
-    shared = _shared(workers, scheduler, device, dtype, None)
+        _say(WITHOUT_TRAIN)
+    values = audit_settings(asked) | {"report": {"redact": redact}}
+    values["model"] |= {"revision": revision, "lora": lora, "compile": compiled}
+    values["generate"] |= {"rounds": () if exhaustive else AUDIT_ROUNDS}
+    values["verdict"] = {"calibration": str(calibration.resolve()) if calibration else None}
+    shared = _shared(workers, scheduler, device, dtype, limit)
+    shared["generate.max_forwards"] = max_forwards
     config = make_config(values, _overrides(set_, **shared))
-    job = _job(config, out, (*registry.AUDIT, *registry.REPORT), rebuild, verify_inputs)
+    stages = (*registry.AUDIT, *registry.REPORT)
+    job = _job(config, out, stages, rebuild, verify_inputs, max_minutes)
     _finish(job, fail_on)
 
 
@@ -237,7 +272,7 @@ def erase(
     model: Annotated[str, typer.Option(help="The model to edit; it is not changed.")],
     findings: Annotated[Path, typer.Option(help="The audit run whose findings are erased.")],
     out: Out,
-    method: Annotated[str, typer.Option(help="esd-x, esd-u, esd-x-strict or esd-gt.")] = "esd-x",
+    method: Annotated[str, typer.Option(help=f"{', '.join(followups.METHODS)}.")] = "esd-x",
     iterations: Annotated[int | None, typer.Option(help="The paper's 1000 by default.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="1e-5 by default.")] = None,
     batch: Annotated[int | None, typer.Option(help="Examples an iteration; 8.")] = None,
@@ -259,19 +294,40 @@ def verify(
     base: Annotated[str, typer.Option(help="The model before.")],
     findings: Annotated[Path, typer.Option(help="The audit run.")],
     out: Out,
+    oracle: Annotated[
+        str | None, typer.Option(help="A model trained without the erased pictures.")
+    ] = None,
+    unseen: Annotated[
+        list[str] | None,
+        typer.Option(help="Shards of pictures that the model was never trained on."),
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"{', '.join(followups.ATTACKS)}; several by repeating. With --oracle or --unseen "
+            f"{' and '.join(followups.USUAL)}; budgets by --set verify.attacks."
+        ),
+    ] = None,
     set_: Sets = None,
     workers: Workers = None,
     device: Device = None,
+    max_minutes: MaxMinutes = None,
     redact: Redact = False,
     fail_on: FailOn = None,
     rebuild: Rebuild = False,
 ) -> None:
-    """Audit an erased model again, with other seeds and captions than it was erased with."""
-    values = followups.verify_settings(model, base, findings)
+    """Audit an erased model again, with other seeds and captions than it was erased with.
+
+    Attacks try to bring the pictures back; they say "erased" only where they fare no better than
+    on pictures that were never trained, or on a model that never saw these.
+    """
+    attacked = followups.Attacked(attack or (), oracle, unseen or ())
+    values = followups.verify_settings(model, base, findings, attacked)
     values["report"] = {"redact": redact}
     shared = _shared(workers, None, device, None, None)
     config = make_config(values, _overrides(set_, **shared))
-    job = _job(config, out, (*registry.VERIFY, *registry.REPORT), rebuild, verify_inputs=False)
+    stages = (*registry.VERIFY, *registry.REPORT)
+    job = _job(config, out, stages, rebuild, verify_inputs=False, max_minutes=max_minutes)
     _finish(job, fail_on)
 
 
@@ -335,6 +391,22 @@ def calibrate_dedup(
     typer.echo(f"wrote {out}")
 
 
+@calibrate.command("audit")
+def calibrate_audit_run(
+    run_folder: Annotated[Path, typer.Argument(help="An audit with control captions.")],
+    out: Annotated[Path, typer.Option(help="Where the thresholds go.")] = Path("calibration.json"),
+    rate: Annotated[
+        float, typer.Option("--false-positive-rate", help="Of captions.", min=0, max=0.5)
+    ] = 0.01,
+) -> None:
+    """Find the verdict's threshold for a stated false positive rate from control captions."""
+    found = calibrate_audit(run_folder, rate)
+    found.save(out)
+    for entry in found.models.values():
+        typer.echo(printable(entry.summary()))
+    typer.echo(f"wrote {out}")
+
+
 @configs.command("ls")
 def configs_ls() -> None:
     """List the shipped configurations."""
@@ -389,9 +461,20 @@ def main() -> NoReturn:
 
 
 def _job(
-    config: RunConfig, out: Path, chosen: tuple[Stage, ...], rebuild: bool, verify_inputs: bool
+    config: RunConfig,
+    out: Path,
+    chosen: tuple[Stage, ...],
+    rebuild: bool,
+    verify_inputs: bool,
+    max_minutes: float | None = None,
 ) -> Job:
-    return Job(config, out, chosen, Options(rebuild=rebuild, verify_inputs=verify_inputs))
+    stop_at = _stop_at(max_minutes)
+    options = Options(rebuild=rebuild, verify_inputs=verify_inputs, stop_at=stop_at)
+    return Job(config, out, chosen, options)
+
+
+def _stop_at(minutes: float | None) -> float | None:
+    return None if minutes is None else time.monotonic() + 60 * minutes
 
 
 def _finish(job: Job, fail_on: str | None = None) -> NoReturn:
@@ -403,6 +486,8 @@ def _finish(job: Job, fail_on: str | None = None) -> NoReturn:
 def _exit_code(job: Job, summary: Summary, fail_on: str | None) -> int:
     limit = job.config.runner.max_rejected
     code = summary.exit_code(limit)
+    if summary.out_of_time:
+        _say("--max-minutes have passed; what is done stays done, the same command goes on")
     if summary.failed:
         _say(f"{len(summary.failed)} parts failed; `unmemorize failed {job.out}` shows why")
     for stage in summary.over_limit(limit):

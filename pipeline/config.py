@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipeline.erasure.attacks.budgets import Budget, label
+from pipeline.erasure.options import AblateOptions, AdversarialOptions, SissOptions, UceOptions
 from pipeline.errors import ConfigError, MissingInput
 
 _MAX_CONFIG_BYTES = 1 << 20
@@ -138,12 +140,19 @@ class Index(Section):
 class Pairs(Section):
     """When two pictures are near-duplicates: least cosine by encoder, most PDQ bits.
 
+    By PDQ a picture is also compared as what its uniform border encloses (`trimmed`), and with the
+    mirrored other one, each where `pdq_variants` says so. Leave `mirrored` out where left and right
+    make two pictures, as of arrows and signs.
+
     Descriptors and PDQ are nearly blind to colour. Where `max_pixel_l2` is given, their pairs must
     also agree in colour and layout, by the `pixels` encoder: right for drawings, whose recoloured
-    variants are other pictures; wrong for photographs that may be cropped.
+    variants are other pictures; wrong for photographs that may be cropped,
+    mirrored or given a border.
 
-    Up to `exact_up_to` pictures all are compared with all; above, each vector visits the `probes`
-    nearest of `cells` (sqrt(n) by default). `recall_sample` pictures tell what that misses.
+    Up to `exact_up_to` pictures all are compared with all; above, each vector visits those of the
+    `probes` nearest of `cells` (4 sqrt(n) by default) whose border is near: as near as `reach` of
+    the distance of two vectors at the threshold. Beyond 0.5 nothing more can be found; differences
+    that lie in one or two directions need as much. `recall_sample` pictures tell what is missed.
     Where more than `hub_size` pictures are near-duplicates of one and of each other, only the pairs
     with that one are listed (0: all pairs always; so it is with `max_pixel_l2`, too). A part of the
     join that finds more than `max_pairs` ends with an error.
@@ -154,12 +163,14 @@ class Pairs(Section):
     min_similarity: dict[str, Cosine] = Field(default_factory=lambda: {"lite0": 0.92})
     pdq_max_distance: int = Field(31, ge=0, le=256)
     pdq_min_quality: float = Field(50, ge=0, le=100)
+    pdq_variants: tuple[Literal["mirrored", "trimmed"], ...] = ("mirrored", "trimmed")
     max_pixel_l2: float | None = Field(None, ge=0, le=1)
     calibration: Path | None = None
     rows_per_part: Count = 50_000
     exact_up_to: int = Field(200_000, ge=0)
     cells: Count | None = None
-    probes: Count = 16
+    probes: Count = 32
+    reach: float = Field(0.25, gt=0, le=0.5)
     recall_sample: int = Field(500, ge=0)
     hub_size: int = Field(1000, ge=0)
     max_pairs: Count = 50_000_000
@@ -221,18 +232,42 @@ class Export(Section):
 
 
 class Model(Section):
-    """The audited model: a diffusers folder or a hub id."""
+    """The audited model: a diffusers folder or a hub id.
+
+    `lora` is PATH or PATH:SCALE, safetensors on this machine, merged into the weights. `resolution`
+    is the side of the pictures in pixels, by default that of the model. Half precision and
+    `compile` are for CUDA devices.
+    """
 
     path: str | None = None
     revision: str | None = None
+    lora: str | None = None
     device: str = "cpu"
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    resolution: Count | None = None
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _fits_the_device(self) -> "Model":
+        if not self.device.startswith("cuda"):
+            if self.dtype != "float32":
+                raise ValueError(f"dtype {self.dtype}: for a CUDA device; use float32")
+            if self.compile:
+                raise ValueError("compile: for a CUDA device")
+        return self
 
 
 class Prompts(Section):
-    """Captions to audit: those of the largest groups, and of pictures seen once as controls."""
+    """Captions to audit: those of the largest groups, and of pictures seen once as controls.
+
+    `file`: captions of the user's instead, a list or shards. `sample`: so many of them, or of all
+    captions of the training set, drawn by hash. `images`: a list of training images, whose groups'
+    captions are audited.
+    """
 
     file: Path | None = None
+    images: Path | None = None
+    sample: Count | None = None
     min_copies: int = Field(2, ge=2)
     max_groups: Count = 1000
     max_captions_per_group: Count = 3
@@ -241,20 +276,60 @@ class Prompts(Section):
 
 
 class Screen(Section):
-    """The noise gap at the first sampling steps (Wen et al. 2024)."""
+    """The noise predictions that are scored: the first sampling steps (Wen et al. 2024), and a late
+    one on the first noise (Asthana et al. 2026). Two forwards a seed each."""
 
     seeds: Count = 4
     steps: Count = 3
+    late_step: bool = True
     batch_size: Count = 32
 
 
+class Probe(Section):
+    """Detectors that ask the model more than `screen` does; off unless they are named here.
+
+    What each costs is in pipeline/stages/probe.py. The papers take 4 seeds for edges, 10 for
+    seed_agreement, 1 for the entropies and 16 for bright_ending.
+    """
+
+    detectors: tuple[
+        Literal[
+            "edges",
+            "sharpness",
+            "attention_entropy_first",
+            "attention_entropy",
+            "bright_ending",
+            "seed_agreement",
+        ],
+        ...,
+    ] = ()
+    edge_seeds: Count = 4
+    attention_seeds: Count = 4
+    agreement_seeds: int = Field(10, ge=2)
+    batch_size: Count = 16
+
+
 class Generate(Section):
-    """How many pictures are drawn a prompt, and how."""
+    """How many pictures are drawn a prompt, and how.
+
+    `rounds`: after so many pictures a caption's verdict is looked at, and the caption is drawn on
+    only while it is open: neither found nor memorized with a probability below `stop_below`.
+    `max_forwards`: the budget of UNet forwards, those of the screen included. With `folder`, none:
+    pictures that another generator made are taken from there, a folder or tars.
+
+    A model without captions draws `samples` pictures in all. `guidance` is told to a distilled
+    model (FLUX dev), which `true_cfg` above 1 guides by a negative prompt as well.
+    """
 
     per_prompt: Count = 16
+    rounds: tuple[Count, ...] = Field((), max_length=4)
+    stop_below: Fraction = 0.02
+    max_forwards: Count | None = None
+    samples: Count = 1024
     scheduler: str = "default"
     steps: Count = 25
     guidance: float = Field(2.0, ge=0)
+    true_cfg: float = Field(1.0, ge=1)
     negative_prompt: str = ""
     batch_size: Count = 32
     prompts_per_part: Count = 16
@@ -262,7 +337,8 @@ class Generate(Section):
 
 
 class Match(Section):
-    """Nearest training pictures of each generation."""
+    """Nearest training pictures of each generation: of each encoder so many `candidates` out of the
+    whole index. The 50 neighbours of l2_ratio_50nn are the nearest of these."""
 
     encoders: tuple[str, ...] = ("lite0", "pixels")
     candidates: Count = 50
@@ -270,8 +346,22 @@ class Match(Section):
     compare_px: int = Field(32, ge=8, le=1024)
 
 
+class Clusters(Section):
+    """Density clusters of each caption's generations, in a descriptor of embed.encoders; off
+    without one. MemBench's eps and size are for SSCD, three of 50 generations."""
+
+    encoder: str | None = None
+    eps: float = Field(0.5, ge=0, le=2)
+    min_size: int = Field(3, ge=2)
+
+
 class Verdict(Section):
-    """Thresholds that replace the defaults of pipeline.detection.verdict.Thresholds."""
+    """Thresholds that replace the defaults of pipeline.detection.verdict.Thresholds.
+
+    `calibration`: a file of `calibrate audit`, whose thresholds stand where none is given here.
+    """
+
+    calibration: Path | None = None
 
     max_tiled_l2: float | None = Field(None, ge=0, le=1)
     max_l2: float | None = Field(None, ge=0, le=1)
@@ -293,7 +383,7 @@ class EraseMethod(Section):
     """
 
     name: str = Field(pattern="^[a-z0-9-]{1,40}$")
-    objective: Literal["esd", "esd-gt"]
+    objective: Literal["esd", "esd-gt", "ablate", "retrack", "siss", "adversarial", "uce"]
     parameters: Literal["x", "x-strict", "u", "full"] | None = None
     eta: float | None = Field(None, ge=0)
     iterations: Count = 1000
@@ -303,6 +393,17 @@ class EraseMethod(Section):
     trajectories: Literal["edited", "frozen"] | None = None
     weighting: Literal["noise", "velocity"] | None = None
     erase_unconditional: bool = False
+    ablate: AblateOptions | None = None
+    siss: SissOptions | None = None
+    adversarial: AdversarialOptions | None = None
+    uce: UceOptions | None = None
+
+    @model_validator(mode="after")
+    def _own_options(self) -> "EraseMethod":
+        for name in ("ablate", "siss", "adversarial", "uce"):
+            if getattr(self, name) is not None and name != self.objective:
+                raise ValueError(f"{name}: options of another objective than {self.objective}")
+        return self
 
 
 class Erase(Section):
@@ -326,7 +427,12 @@ class Erase(Section):
 
 
 class Verify(Section):
-    """The second audit, with seeds and captions that the eraser did not use."""
+    """The second audit, with seeds and captions that the eraser did not use.
+
+    `attacks` try to bring the erased pictures back. They are compared with `oracle`, a model that
+    was trained without them, or else with `unseen_pictures` pictures of the shards `unseen`, which
+    no model was trained on; `max_difference` is the margin.
+    """
 
     per_prompt: Count = 16
     per_other: Count = 8
@@ -334,6 +440,21 @@ class Verify(Section):
     empty_prompt: int = Field(64, ge=0)
     max_rate: Fraction = 0.05
     max_drift_ratio: float = Field(1.0, gt=0)
+    attacks: tuple[Budget, ...] = ()
+    oracle: str | None = None
+    unseen: tuple[str, ...] = ()
+    unseen_pictures: Count = 32
+    max_difference: Fraction = 0.05
+
+    @field_validator("attacks")
+    @classmethod
+    def _distinct(cls, value: tuple[Budget, ...]) -> tuple[Budget, ...]:
+        labels = [label(budget) for budget in value]
+        if twice := sorted({name for name in labels if labels.count(name) > 1}):
+            raise ValueError(f"two attacks are called {twice[0]}; give them a name")
+        if "none" in labels:
+            raise ValueError("no attack is called none, which stands for plain drawings")
+        return value
 
 
 class Report(Section):
@@ -386,8 +507,10 @@ class RunConfig(Section):
     model: Model = Model()
     prompts: Prompts = Prompts()
     screen: Screen = Screen()
+    probe: Probe = Probe()
     generate: Generate = Generate()
     match: Match = Match()
+    clusters: Clusters = Clusters()
     verdict: Verdict = Verdict()
     erase: Erase = Erase()
     verify: Verify = Verify()
@@ -442,6 +565,14 @@ class RunConfig(Section):
                 f"captions.encoder: {name!r} is neither {MINILM} nor an open_clip encoder of "
                 "embed.encoders"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _clusters_by_cosine(self) -> "RunConfig":
+        name = self.clusters.encoder
+        spec = self.embed.encoders.get(name or "")
+        if name is not None and (spec is None or spec.kind in ("pdq", "pixels", "given")):
+            raise ValueError(f"clusters.encoder: {name!r} is no descriptor of embed.encoders")
         return self
 
     @model_validator(mode="after")

@@ -1,21 +1,22 @@
 """What a deduplication of n pictures costs, from rates measured on small ones.
 
-With d the width of a descriptor, q that of its sketch, c = sqrt(n) cells (indexes.cells), m probes
-a vector, s = max(10,000, 64 c) vectors, at most n, that the cells are trained on in 10 rounds, and
-w(x) seconds for x multiply-adds, on one core:
+With d the width of a descriptor, q that of its sketch, c = 4 sqrt(n) cells (indexes.cells), at most
+m probes a vector, s = 64 c vectors, at most n, that the cells are trained on in 10 rounds and two
+levels, and w(x) seconds for x multiply-adds, on one core:
 
     scan    n / scan_rows
     embed   n / embed_rows
-    cells   w(10 s c q + n c q) + n d / cell_numbers     k-means, assignment; reading, sketching
+    cells   w(10 s sqrt(c) q + n c q) + n d / cell_numbers   k-means, assignment; reading, sketching
     join    w(m n (n / c) q) + n m / visits              sketches inside cells; gathering visitors
     exact   w(n^2 d)                                     in their place, for few pictures
-    pdq     n comparisons(n) / hamming_pairs    of one code: indexes.multi_index, or n / 2
+    pdq     n comparisons(2 n) / hamming_pairs   of one code with all and their mirror images:
+                                                 indexes.multi_index, or half of them
     groups  n / group_rows
 
 On disk an embedding takes 2 d bytes (fp16), a PDQ hash 32, and the cells of an encoder hold vector,
-sketch, id and probes of each picture. A share r of near-duplicates in groups of g makes
+sketch, id, probes and margins of each picture. A share r of near-duplicates in groups of g makes
 n r (g - 1) / 2 edges. The sketches are in memory where cells are filled; a part of the join reads
-all probes and holds who visits its cells. Hours are of a core; stages of a single part gain
+all probes and holds who visits some of its cells. Hours are of a core; stages of a single part gain
 nothing from more workers. Not in it: reading from a slow disk, the network, exact copies, export.
 """
 
@@ -23,14 +24,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 
+from indexes.cells import default_cells
 from indexes.multi_index import STORED_AT_ONCE, cheapest_tables
 
-_ROUNDS, _TRAINED_ON, _LEAST_SAMPLE = 10, 64, 10_000  # as in indexes.cells
-_VISITORS_AT_ONCE = 1 << 12
+_ROUNDS, _TRAINED_ON = 10, 64  # as in indexes.centroids
+_SAMPLE, _VISITORS_AT_ONCE, _CELLS_AT_ONCE = 1 << 15, 1 << 10, 1 << 10  # as in indexes.cells
+_PROBES_AT_ONCE = 1 << 18
 _ROWS_A_SHARD = 10_000
 _BYTES_A_RECORD = 250  # of a receipt, for each input that it names
 _PDQ_BITS = 31
-_FILES_OF_CELLS = 6
+_FILES_OF_CELLS = 7
 _BYTES_A_ROW = 60  # of the manifest's narrow columns
 _EDGE_BYTES = 28
 ONE_PART = frozenset({"ids", "cells"})
@@ -47,9 +50,9 @@ class Rates:
     scan_rows: float = 3700.0
     embed_rows: float = 120.0
     cell_macs: float = 5.1e10
-    cell_numbers: float = 2.8e7
-    join_macs: float = 3.7e10
-    visits: float = 8.9e6
+    cell_numbers: float = 3.3e7
+    join_macs: float = 5.1e10
+    visits: float = 4.7e6
     exact_macs: float = 5.1e10
     hamming_pairs: float = 8.5e8
     group_rows: float = 3.5e5
@@ -61,8 +64,8 @@ class Job:
 
     n: int
     d: int = 512
-    sketch: int = 128
-    probes: int = 16
+    sketch: int = 64
+    probes: int = 32
     cells: int | None = None
     rows_per_part: int = 50_000
     exact_up_to: int = 200_000
@@ -77,7 +80,7 @@ class Job:
     @property
     def n_cells(self) -> int:
         """Cells of the descriptor."""
-        return min(self.cells or max(1, round(sqrt(self.n))), self.n)
+        return min(self.cells or default_cells(self.n), self.n)
 
 
 @dataclass(frozen=True)
@@ -98,16 +101,17 @@ class Cost:
 
 def trained_on(job: Job) -> int:
     """How many vectors the cells are trained on."""
-    return min(job.n, max(_LEAST_SAMPLE, _TRAINED_ON * job.n_cells))
+    return min(job.n, _TRAINED_ON * job.n_cells)
 
 
 def cell_macs(job: Job) -> float:
     """Multiply-adds of training and filling the cells."""
-    return float(job.n_cells * job.sketch * (_ROUNDS * trained_on(job) + job.n))
+    trained = _ROUNDS * trained_on(job) * sqrt(job.n_cells)
+    return float(job.sketch * (trained + job.n * job.n_cells))
 
 
 def join_macs(job: Job) -> float:
-    """Multiply-adds of comparing sketches, were all cells of one size."""
+    """Multiply-adds of comparing sketches, were all cells of one size and all borders near."""
     return float(min(job.probes, job.n_cells) * job.n * (job.n / job.n_cells) * job.sketch)
 
 
@@ -132,17 +136,19 @@ def cost(job: Job, rates: Rates | None = None) -> Cost:
     memory = {"driver": _BYTES_A_ROW * n + _BYTES_A_RECORD * parts * named}
     if job.in_cells:
         in_a_cell = n / job.n_cells
-        disk["cells"] = n * (2 * d + 4 * job.sketch + 8 + 4 * probes)
-        memory["cells"] = n * (4 * job.sketch + 4 * probes + 32) + 8.0 * d * trained_on(job)
-        visitors = probes * in_a_cell + _VISITORS_AT_ONCE
-        block = 4 * _VISITORS_AT_ONCE * in_a_cell
-        memory["join"] = 40 * probes * job.rows_per_part + 4 * job.sketch * visitors + 2 * block
+        disk["cells"] = n * (2 * d + 4 * job.sketch + 8 + 6 * probes)
+        memory["cells"] = n * (4 * job.sketch + 6 * probes + 32) + 8.0 * d * min(job.n, _SAMPLE)
+        memory["cells"] += 4.0 * job.sketch * trained_on(job)
+        at_once = min(job.rows_per_part, _CELLS_AT_ONCE * in_a_cell)
+        visitors = 24 * probes * at_once + 8 * probes * min(job.n, _PROBES_AT_ONCE)
+        block = (job.sketch + _VISITORS_AT_ONCE) * in_a_cell + job.sketch * _VISITORS_AT_ONCE
+        memory["join"] = visitors + 8 * block
         seconds["cells"] = cell_macs(job) / rates.cell_macs + n * d / rates.cell_numbers
         seconds["join"] = join_macs(job) / rates.join_macs + n * probes / rates.visits
     else:
         memory["join"] = 4.0 * d * n * 2
         seconds["join"] = n * n * d / rates.exact_macs
-    seconds["pdq"] = n * comparisons(n) / rates.hamming_pairs
+    seconds["pdq"] = n * comparisons(2 * n) / rates.hamming_pairs  # those mirrored, too
     seconds["groups"] = n / rates.group_rows
     return Cost(disk, memory, seconds, job.n_cells if job.in_cells else 0, edges)
 

@@ -1,5 +1,7 @@
 """Configurations of jobs that go on from an earlier run: erase from an audit, verify from both."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "esd-x-strict": {"objective": "esd", "parameters": "x-strict"},
     "esd-u": {"objective": "esd", "parameters": "u"},
     "esd-gt": {"objective": "esd-gt", "parameters": "u"},
+    "ablate": {"objective": "ablate", "parameters": "full"},
+    "retrack": {"objective": "retrack", "parameters": "full"},
+    "siss": {"objective": "siss", "parameters": "full"},
+    "adversarial": {"objective": "adversarial", "parameters": "full"},
+    "uce": {"objective": "uce", "parameters": "x-strict"},
 }
 
 
@@ -32,11 +39,37 @@ def erase_settings(
     return values
 
 
-def verify_settings(erased: Path, base: str, findings: Path) -> dict[str, Any]:
+ATTACKS: dict[str, dict[str, Any]] = {
+    "embedding": {"start": "other", "learning_rate": 0.05, "iterations": 100, "attempts": 4},
+    "prefix": {"attempts": 2},
+    "completion": {"start": 0.9, "attempts": 4},
+    "inpainting": {"attempts": 4},
+    "relearning": {},
+}
+"""Budgets of `verify --attack`. The embedding's is another than the adversarial eraser's."""
+USUAL = ("embedding", "completion")
+"""The attacks of `verify` where there is something to compare them with."""
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What `verify` attacks with, and what it compares with; no attacks: the usual ones."""
+
+    kinds: Sequence[str] = ()
+    oracle: str | None = None
+    unseen: Sequence[str] = ()
+
+
+def verify_settings(
+    erased: Path, base: str, findings: Path, attacked: Attacked = Attacked()
+) -> dict[str, Any]:
     """The settings that the eraser was run with, so that both split the captions alike.
 
-    `erased` is the run folder of `erase`, or one model inside it.
+    `erased` is the run folder of `erase`, or one model inside it. Raises UsageError for an attack
+    that we do not have.
     """
+    if unknown := [kind for kind in attacked.kinds if kind not in ATTACKS]:
+        raise UsageError(f"--attack {unknown[0]}: one of {', '.join(ATTACKS)}")
     inside = (erased / "erasure.json").is_file()
     run = erased.resolve().parents[1] if inside else erased
     models = erased if inside else erased / "erased"
@@ -48,6 +81,15 @@ def verify_settings(erased: Path, base: str, findings: Path) -> dict[str, Any]:
     values["erase"] = own.erase.model_dump(mode="json")
     values["model"]["path"] = _local(base)
     values["erased"] = str(models.resolve())
+    oracle = None if attacked.oracle is None else _local(attacked.oracle)
+    compared = oracle is not None or bool(attacked.unseen)
+    kinds = attacked.kinds or (USUAL if compared else ())
+    given = {
+        "oracle": oracle,
+        "unseen": list(attacked.unseen),
+        "attacks": [{"kind": kind, **ATTACKS[kind]} for kind in dict.fromkeys(kinds)],
+    }
+    values["verify"] |= {name: value for name, value in given.items() if value}
     return values
 
 

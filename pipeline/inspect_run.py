@@ -102,7 +102,7 @@ def plan_table(config: RunConfig) -> Table:
         _add_joins(table, config, rows)
     prompts = config.prompts.max_groups * config.prompts.max_captions_per_group
     prompts += config.prompts.controls
-    screened = 2 * config.screen.seeds * config.screen.steps
+    screened = 2 * config.screen.seeds * (config.screen.steps + config.screen.late_step)
     drawn = 2 * config.generate.per_prompt * config.generate.steps
     table.add_row("captions, at most", f"{prompts:,}")
     table.add_row("UNet forwards: screen, generate", f"{prompts * screened:,}, {prompts * drawn:,}")

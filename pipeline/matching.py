@@ -15,7 +15,7 @@ from pipeline.io.runfolder import DUPLICATES
 from pipeline.io.runjson import read_run_config
 from pipeline.runner.part import Context
 from pipeline.stages.gallery import Gallery, open_gallery
-from pipeline.stages.verdict import gather, thresholds
+from pipeline.stages.judging import gather, thresholds
 from pipeline.terminal import printable
 
 _BATCH = 32

@@ -8,9 +8,14 @@ from pipeline.runner.part import Stage
 from pipeline.stages import (
     adopt,
     against,
+    answer,
+    asked,
+    attack,
     borderline,
     captions,
     cells,
+    clusters,
+    collect,
     components,
     diversity,
     embed,
@@ -24,13 +29,16 @@ from pipeline.stages import (
     ids,
     index,
     ingest,
+    judge,
     match,
     model,
     pairs,
+    probe,
     prompts,
     quality,
     recall,
     redraw,
+    regroup,
     report,
     scan,
     score,
@@ -41,6 +49,7 @@ from pipeline.stages import (
     verdict,
     verify,
 )
+from pipeline.stages.rounds import MOST_ROUNDS, schedule
 
 DEMO: tuple[Stage, ...] = (shards.STAGE, model.STAGE)
 DEDUP: tuple[Stage, ...] = (
@@ -68,22 +77,45 @@ DEDUP: tuple[Stage, ...] = (
 PREPARING: dict[str, tuple[str, ...]] = {
     "pairs": ("hubs",),
     "groups": ("quality", "components", "survivors"),
+    "prompts": ("collect", "asked"),
+    "generate": ("regroup", *(stage.name for stage in generate.STAGES[1:])),
+    "match": tuple(stage.name for stage in match.STAGES[1:]),
+    "verdict": tuple(stage.name for stage in judge.STAGES),
+    "findings": ("probe", "probe-table", "clusters", "clusters-table", "answer"),
 }
-"""What a stage reads that is nobody's aim: configurations name the stage alone."""
+"""What a stage reads that is nobody's aim, and its later rounds: configurations name it alone."""
 EMBEDDED: tuple[Stage, ...] = (fetch.STAGE, scan.STAGE, ingest.STAGE, ids.STAGE, embed.STAGE)
 """What an evaluation set goes through before it can be compared."""
 AUDIT: tuple[Stage, ...] = (
+    collect.STAGE,
+    asked.STAGE,
     prompts.STAGE,
     screen.STAGE,
     screen.TABLE,
+    probe.STAGE,
+    probe.TABLE,
     generate.STAGE,
+    regroup.STAGE,
     match.STAGE,
+    judge.STAGES[0],
+    *(
+        stage
+        for number in range(1, MOST_ROUNDS)
+        for stage in (
+            generate.STAGES[number],
+            match.STAGES[number],
+            *judge.STAGES[number : number + 1],
+        )
+    ),
     match.TABLE,
+    clusters.STAGE,
+    clusters.TABLE,
     verdict.STAGE,
     findings.STAGE,
+    answer.STAGE,
 )
 ERASE: tuple[Stage, ...] = (erase.STAGE,)
-VERIFY: tuple[Stage, ...] = (redraw.STAGE, verify.STAGE)
+VERIFY: tuple[Stage, ...] = (redraw.STAGE, attack.STAGE, verify.STAGE)
 SCORE: tuple[Stage, ...] = (truth.STAGE, score.STAGE)
 REPORT: tuple[Stage, ...] = (report.STAGE,)
 
@@ -97,13 +129,22 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
 
     Shards are fetched where they are not on this machine; vectors are given or made, never both,
     and compared with evaluation sets where there are any; captions are read by the encoder that is
-    configured, if any.
+    configured, if any; the model is probed where detectors are named; no picture is drawn where
+    another generator's are given.
     """
     given = config.dataset.embeddings
     idle = {scan.STAGE, embed.STAGE, borderline.STAGE} if given else {ingest.STAGE}
     idle |= set() if config.borderline.neighbours else {borderline.STAGE}
     idle |= set() if config.captions.encoder else {captions.STAGE}
     idle |= set() if config.against else {against.STAGE}
+    idle |= set() if config.probe.detectors else {probe.STAGE, probe.TABLE}
+    idle |= set() if config.clusters.encoder else {clusters.STAGE, clusters.TABLE}
+    idle |= set() if config.verify.attacks else {attack.STAGE}
     idle |= set() if config.onto else {adopt.STAGE}
+    rounds = len(schedule(config.generate))
+    idle |= {*generate.STAGES[rounds:], *match.STAGES[rounds:], *judge.STAGES[rounds - 1 :]}
     idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
+    idle |= set() if config.prompts.images else {asked.STAGE, answer.STAGE}
+    drawing = {screen.STAGE, screen.TABLE, *generate.STAGES, *match.STAGES[1:], *judge.STAGES}
+    idle |= drawing if config.generate.folder else {collect.STAGE, regroup.STAGE}
     return tuple(stage for stage in stages if stage not in idle)

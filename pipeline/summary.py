@@ -18,7 +18,8 @@ from pipeline.io.runfolder import CONTAMINATED, FINDINGS
 from pipeline.io.runjson import read_run_config
 from pipeline.io.tables import read_rows, read_table
 from pipeline.report.collect import collect
-from pipeline.report.facts import Audit, Duplicates, Erasure, Facts, Finding, Rate
+from pipeline.report.facts import AskedImages, Audit, Duplicates, Erasure, Facts, Finding, Rate
+from pipeline.report.page import per_thousand
 from pipeline.report.sources import read_json
 from pipeline.report.text import shorten, visible
 from pipeline.runner.part import Context
@@ -91,6 +92,8 @@ def _lines(facts: Facts) -> Iterator[Line]:
     if facts.audit:
         yield "found", _of_audit(facts, facts.audit)
         yield from (("", _of_finding(finding)) for finding in facts.audit.findings[:_TOP])
+    if facts.asked:
+        yield "asked", _of_asked(facts.asked)
     if facts.erasure:
         yield from _of_erasure(facts.erasure)
     if facts.demo:
@@ -108,9 +111,20 @@ def _of_audit(facts: Facts, audit: Audit) -> str:
     verdicts = ", ".join(f"{n:,} {verdict}" for verdict, n in audit.verdicts.items())
     found = facts.extracted
     extracted = f"; {found.pictures:,} training pictures extracted" if found else ""
+    extracted += f", {per_thousand(found.samples)} of 1,000 samples show one" if found else ""
     controls = audit.flagged_controls
     false = f"; {controls.hits} of {controls.n} controls flagged" if controls.n else ""
+    if audit.given and not audit.captions:
+        return f"{audit.generations:,} pictures without captions{extracted}"
     return f"{audit.captions:,} captions: {verdicts}{extracted}{false}"
+
+
+def _of_asked(asked: AskedImages) -> str:
+    counts = {**asked.verdicts, "not in the training set": asked.not_in_set}
+    counts |= {"without a caption to draw": asked.not_drawn}
+    counts |= {f"rejected as {reason}": n for reason, n in asked.rejected.items()}
+    said = ", ".join(f"{n:,} {visible(what)}" for what, n in counts.items() if n)
+    return f"{asked.rows:,} images: {said}"
 
 
 def _of_finding(finding: Finding) -> str:

@@ -64,7 +64,8 @@ class SyntheticRun:
         sets = [f"{name.replace('__', '.')}={json.dumps(v)}" for name, v in settings.items()]
         self.context = Context(run, make_config({}, sets))
         self.run, self.copies, self.draws = run, copies, draws
-        self.captions = list(captions or (f"picture number {i}" for i in range(len(copies))))
+        own = (f"picture {i}: thing{i}, scene{i}" for i in range(len(copies)))
+        self.captions = list(captions or own)
         self.pictures = list(pictures or pictures_of(len(copies)))
         write_run(run, self.context.config)
 
@@ -274,6 +275,8 @@ class SyntheticRun:
             "noise_gap_all": 2.0 + float(rng.normal(0, 0.3)),
             "webster": 1.0 + float(rng.normal(0, 0.3)),
             "anisotropy": 0.1 + float(rng.normal(0, 0.3)),
+            "anisotropy_cosine": 0.1 + float(rng.normal(0, 0.3)),
+            "dsm_change": 0.1 + float(rng.normal(0, 0.3)),
         }
 
     def _extracted(self, number: int) -> Row:

@@ -4,31 +4,34 @@ import numpy as np
 import pytest
 
 import indexes
-from indexes import cells
+from indexes import cells, centroids
 from pipeline import cost as model
+from pipeline.config import Pairs
 from pipeline.cost import Job, Rates, cell_macs, cost, join_macs
 
 ONES = Rates(1, 1, 1, 1, 1, 1, 1, 1, 1)
 
 
 def test_a_million_pictures_by_hand():
-    """c = 1000 cells, s = 64,000 vectors, 1000 a cell; 16 tables of PDQ, 17 keys looked up."""
+    """c = 4000 cells, s = 256,000 vectors, 250 a cell; 16 tables of PDQ, 17 keys looked up in
+    them, a million later codes with those of the mirrored pictures."""
     job = Job(1_000_000)
-    assert job.n_cells == 1000
-    assert cell_macs(job) == 10 * 64_000 * 1000 * 128 + 1_000_000 * 1000 * 128 == 2.0992e11
-    assert join_macs(job) == 16 * 1_000_000 * 1000 * 128 == 2.048e12
+    assert job.n_cells == 4000
+    trained = 10 * 256_000 * 4000**0.5 * 64
+    assert cell_macs(job) == pytest.approx(trained + 1_000_000 * 4000 * 64)
+    assert join_macs(job) == 32 * 1_000_000 * 250 * 64 == 5.12e11
     found = cost(job, ONES)
     assert found.seconds == {
         "scan": 1e6,
         "embed": 1e6,
-        "cells": 2.0992e11 + 5.12e8,
-        "join": 2.048e12 + 1.6e7,
-        "pdq": 1e6 * 16 * 17 * (32 + 14 * 500_000 / 2**16),
+        "cells": cell_macs(job) + 5.12e8,
+        "join": 5.12e11 + 3.2e7,
+        "pdq": 1e6 * 16 * 17 * (32 + 14 * 1_000_000 / 2**16),
         "groups": 1e6,
     }
     assert found.disk["embeddings"] == 1.024e9 and found.disk["pdq"] == 3.2e7
-    assert found.disk["cells"] == 1e6 * (1024 + 512 + 8 + 64)
-    assert found.memory["cells"] == 1e6 * (512 + 64 + 32) + 64_000 * 512 * 8
+    assert found.disk["cells"] == 1e6 * (1024 + 256 + 8 + 128 + 64)
+    assert found.memory["cells"] == 1e6 * (256 + 192 + 32) + 32_768 * 512 * 8 + 256_000 * 64 * 4
     assert found.edges == 1e6 * 0.1  # a tenth of them in groups of three, each of three pairs
     assert found.disk["pairs"] == 28 * found.edges
 
@@ -59,11 +62,12 @@ def test_time_grows_as_the_cells_do():
 
 
 def test_the_constants_are_those_of_the_cells():
-    assert model._ROUNDS == cells._ITERATIONS
-    assert model._TRAINED_ON == cells._TRAINED_ON
-    assert model._LEAST_SAMPLE == cells._LEAST_SAMPLE
-    assert model._VISITORS_AT_ONCE == cells._VISITORS_AT_ONCE
-    assert Job(1).probes == cells.DEFAULT_PROBES
+    assert model._ROUNDS == centroids.ITERATIONS
+    assert model._TRAINED_ON == centroids.TRAINED_ON
+    for name in ("_SAMPLE", "_VISITORS_AT_ONCE", "_CELLS_AT_ONCE", "_PROBES_AT_ONCE"):
+        assert getattr(model, name) == getattr(cells, name)
+    assert Job(1).probes == Pairs().probes == cells.DEFAULT_PROBES
+    assert Pairs().reach == cells.REACH
     for n in (1, 10, 12_345, 10**9):
         assert Job(n).n_cells == cells.default_cells(n)
 
@@ -74,8 +78,9 @@ def test_bytes_are_those_of_real_cells():
     built = indexes.build_cells(vectors, np.arange(500), probes=4)
     width = built.sketches.shape[1]
     predicted = cost(Job(500, d=32, sketch=width, probes=4, exact_up_to=10)).disk["cells"]
-    real = vectors.astype(np.float16).nbytes + 500 * 8 + built.sketches.nbytes + built.probes.nbytes
-    assert predicted == real and len(built) == 22
+    real = vectors.astype(np.float16).nbytes + 500 * 8
+    real += built.sketches.nbytes + built.probes.nbytes + built.margins.nbytes
+    assert predicted == real and len(built) == 89
 
 
 def test_faster_cores():

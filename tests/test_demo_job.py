@@ -31,13 +31,18 @@ SMALL = {
     "generate.per_prompt": "3",
     "generate.steps": "4",
     "generate.prompts_per_part": "6",
-    "erase.methods": "[{name: esd-x, objective: esd, parameters: x, iterations: 2}]",
+    "erase.methods": (
+        "[{name: esd-x, objective: esd, parameters: x, iterations: 2}, "
+        "{name: retrack, objective: retrack, parameters: full, iterations: 1}, "
+        "{name: uce, objective: uce}]"  # others want anchors, and here all drawings are copies
+    ),
     "verdict.max_tiled_l2": "1.0",
     "verdict.max_l2": "1.0",
     "verdict.max_ratio": "5.0",
     "verify.per_prompt": "2",
     "verify.per_other": "2",
     "verify.empty_prompt": "4",
+    "verify.attacks": "[{kind: embedding, iterations: 1, draws: 1}, {kind: completion, draws: 1}]",
 }
 OWN = {"run.json", ".lock", "digests.json", "metrics.jsonl"}  # times, paths, the number of workers
 
@@ -72,7 +77,11 @@ def test_every_stage_leaves_its_table(undisturbed):
         assert (out / f"{name}.parquet").is_file(), name
     assert (out / "report" / "index.html").stat().st_size > 10_000
     assert (out / "erased" / "esd-x" / "model_index.json").is_file()
-    assert json.loads((out / "verification.json").read_text())["methods"]["esd-x"]["verdict"]
+    methods = json.loads((out / "verification.json").read_text())["methods"]
+    assert set(methods) == {"esd-x", "retrack", "uce"}
+    for said in methods.values():
+        assert said["verdict"] != "erased"  # nothing was there to compare attacks with
+        assert said["attacks"] == ["completion-0.8", "embedding-caption"]
 
 
 def test_the_planted_duplicates_are_found(undisturbed):

@@ -20,7 +20,7 @@ def test_a_whole_run_in_a_few_lines(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert len(text.splitlines()) <= 25
     words = " ".join(text.split())
     assert "86 of 90 pictures in 4 groups, the largest of 64; 82 to drop" in words
-    assert "verbatim, 64 copies, 4 of 4 drawings: “picture number 7”" in words
+    assert "verbatim, 64 copies, 4 of 4 drawings: “picture 7: thing7, scene7”" in words
     assert f"image {run.members[7][0]}" in words
     assert "suppressed, damaged" in words and "trained 100% → 25%" in words
     assert "2,120 of 2,143" in words and "2 of 3 memorized captions found" in words

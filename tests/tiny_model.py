@@ -19,15 +19,15 @@ def build_tiny_pipeline(
     """Save a tiny random StableDiffusionPipeline in `folder` and return it."""
     from diffusers import StableDiffusionPipeline
 
-    tokenizer = _tokenizer()
+    tokenizer = tiny_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipe = StableDiffusionPipeline(
-            vae=_vae(),
-            text_encoder=_text_encoder(tokenizer),
+            vae=tiny_vae(),
+            text_encoder=tiny_text_encoder(tokenizer),
             tokenizer=tokenizer,
-            unet=_unet(),
-            scheduler=_scheduler(prediction_type),
+            unet=tiny_unet(),
+            scheduler=tiny_scheduler(prediction_type),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -37,7 +37,7 @@ def build_tiny_pipeline(
 
 
 @cache
-def _tokenizer():
+def tiny_tokenizer():
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
@@ -47,7 +47,7 @@ def _tokenizer():
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=_TOKENS)
 
 
-def _text_encoder(tokenizer):
+def tiny_text_encoder(tokenizer):
     from transformers import CLIPTextConfig, CLIPTextModel
 
     return CLIPTextModel(
@@ -66,7 +66,7 @@ def _text_encoder(tokenizer):
     )
 
 
-def _vae():
+def tiny_vae(**changes):
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -78,10 +78,11 @@ def _vae():
         norm_num_groups=4,
         sample_size=RESOLUTION,
         mid_block_add_attention=False,
+        **changes,
     )
 
 
-def _unet():
+def tiny_unet(**changes):
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -94,11 +95,11 @@ def _unet():
         layers_per_block=1,
         norm_num_groups=4,
         attention_head_dim=4,
-        cross_attention_dim=_WIDTH,
+        **{"cross_attention_dim": _WIDTH, **changes},
     )
 
 
-def _scheduler(prediction_type):
+def tiny_scheduler(prediction_type):
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(

@@ -33,7 +33,8 @@ from pipeline.calibration.thresholds import (
 )
 from pipeline.calibration.whitening import fit_whitening
 from pipeline.config import COPY, RunConfig, joined_encoders
-from pipeline.encoders import Encoder, build_encoder
+from pipeline.encoders import Encoded, Encoder, build_encoder
+from pipeline.encoders.pdq import mirror_of
 from pipeline.errors import UsageError
 from pipeline.generation.seeds import hash63
 from pipeline.io.images import ImageLimits
@@ -171,8 +172,8 @@ def _label(
             if encoder.metric == "cosine":
                 rows = rows.astype(np.float16).astype(np.float32)  # as they are stored
                 sound = np.isfinite(rows).all(axis=1) & (np.linalg.norm(rows, axis=1) > 0)
-            elif encoded.quality is not None:
-                sound = encoded.quality >= config.pairs.pdq_min_quality
+            elif encoder.metric == "hamming":
+                rows, sound = _compared(encoded, config)
             vectors[name].append(rows)
             usable[name].append(sound)
     return {
@@ -182,9 +183,31 @@ def _label(
             np.array(original, np.int64),
             np.array(edit),
             np.concatenate(usable[name]),
+            mirror_of(config.pairs.pdq_variants) if encoder.metric == "hamming" else None,
         )
         for name, encoder in encoders.items()
     }
+
+
+def _compared(
+    encoded: Encoded, config: RunConfig
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Two hashes side by side (n, 64), as the join compares them, and which rows have a good one.
+
+    In the place of one of too little quality stands the other.
+    """
+    trimmed = encoded.trimmed if "trimmed" in config.pairs.pdq_variants else None
+    kinds = encoded, encoded if trimmed is None else trimmed
+    whole, inside = (kind.vectors for kind in kinds)
+    good, also_good = (
+        np.ones(len(whole), bool)
+        if kind.quality is None
+        else np.asarray(kind.quality >= config.pairs.pdq_min_quality)
+        for kind in kinds
+    )
+    first = np.where(good[:, None], whole, inside)
+    second = np.where(also_good[:, None], inside, whole)
+    return np.concatenate([first, second], axis=1), good | also_good
 
 
 def _fit(places: Sequence[Place], plan: Plan, limits: ImageLimits, config: RunConfig) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -88,12 +88,20 @@ class Calibration(Section):
 
 def read_calibration(path: Path) -> Calibration:
     """Read the file; raise MissingInput or ConfigError with one line."""
+    return read_record(path, Calibration, "calibrate dedup")
+
+
+R = TypeVar("R", bound=Section)
+
+
+def read_record(path: Path, kind: type[R], command: str) -> R:
+    """Read a calibration that `command` wrote; raise MissingInput or ConfigError with one line."""
     if not path.is_file():
-        raise MissingInput(f"{path}: no such calibration; `unmemorize calibrate dedup` writes one")
+        raise MissingInput(f"{path}: no such calibration; `unmemorize {command}` writes one")
     if path.stat().st_size > _MAX_BYTES:
         raise ConfigError(f"{path}: larger than {_MAX_BYTES} bytes; not a calibration of ours")
     try:
-        return Calibration.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"

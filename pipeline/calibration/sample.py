@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.encoders.pdq import Pdq
+from pipeline.encoders import Encoded
+from pipeline.encoders.pdq import MIRROR, Pdq
 from pipeline.errors import ImageRejected, ShardCorrupt
 from pipeline.generation.seeds import hash63
 from pipeline.io.images import EXTENSIONS, ImageLimits, decode
@@ -54,7 +55,8 @@ def choose(shards: Sequence[Shard], size: int, limits: ImageLimits, seed: int) -
     """The `size` pictures of the smallest hashes, less those that cannot be used.
 
     Left out are pictures that do not decode, and copies of one chosen before: equal pixels, or PDQ
-    hashes within 31 bits. Calling such a pair false would blame an encoder for being right.
+    hashes within 31 bits, also mirrored and without borders. Calling such a pair false would blame
+    an encoder for being right.
     """
     sample = Sample()
     ranked = heapq.nsmallest(size, _places(shards, limits, seed, sample), key=lambda item: item[0])
@@ -68,22 +70,27 @@ def choose(shards: Sequence[Shard], size: int, limits: ImageLimits, seed: int) -
             sample.leave_out(getattr(error, "reason", "shard_corrupt"))
             continue
         digest = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
-        code = encoder.encode([picture])
-        told = code.quality is not None and code.quality[0] >= _MIN_QUALITY
-        if digest in pixels or (told and _near(code.vectors[0], hashes)):
+        codes = _telling(encoder.encode([picture]))
+        if digest in pixels or _near(codes, hashes):
             sample.leave_out("copy")
             continue
         pixels.add(digest)
-        if told:
-            hashes.append(code.vectors[0])
+        hashes += codes
         sample.places.append(place)
     return sample
 
 
-def _near(code: np.ndarray, known: list[np.ndarray]) -> bool:
-    if not known:
+def _telling(encoded: Encoded) -> list[np.ndarray]:
+    """The hashes of the one picture that are of enough quality."""
+    kinds = [kind for kind in (encoded, encoded.trimmed) if kind is not None]
+    return [k.vectors[0] for k in kinds if k.quality is not None and k.quality[0] >= _MIN_QUALITY]
+
+
+def _near(codes: list[np.ndarray], known: list[np.ndarray]) -> bool:
+    if not codes or not known:
         return False
-    bits = np.bitwise_count(np.bitwise_xor(np.stack(known), code)).sum(axis=1)
+    both = np.stack([*codes, *(code ^ MIRROR for code in codes)])
+    bits = np.bitwise_count(np.stack(known)[:, None] ^ both).sum(axis=-1)
     return bool((bits <= _COPY_BITS).any())
 
 

@@ -18,12 +18,15 @@ originals, not pairs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import indexes
 from indexes.binary import BITS
+from indexes.checks import CODE_BYTES
 from indexes.metrics import DECIMALS
 from pipeline.detection.intervals import upper_bound, wilson
 from pipeline.encoders import Metric
@@ -40,7 +43,8 @@ _NO_PAIRS: tuple[Values, Rows] = (np.zeros(0), np.zeros((0, 2), np.int64))
 class Labelled:
     """Vectors of a set and what each row shows.
 
-    `vectors` (n, d) unit float32 or (n, 32) uint8; `original` (n,) numbers the picture that the row
+    `vectors` (n, d) unit float32 or (n, 32 k) uint8, k codes of which the nearest count, with
+    `mirror` (32,) also each xor it; `original` (n,) numbers the picture that the row
     shows, `edit` (n,) names what was done to it ("original" for nothing, one such row an
     original); rows without `usable` are found by no search (no direction, a featureless hash).
     """
@@ -50,6 +54,7 @@ class Labelled:
     original: npt.NDArray[np.int64]
     edit: npt.NDArray[np.str_]
     usable: npt.NDArray[np.bool_]
+    mirror: npt.NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -218,10 +223,21 @@ def _similarity(
 ) -> npt.NDArray[np.float64]:
     a, b = labelled.vectors[rows_a], labelled.vectors[rows_b]
     if labelled.metric == "hamming":
-        bits_a, bits_b = (
-            np.unpackbits(codes.astype(np.uint8), axis=1).astype(np.float32) for codes in (a, b)
-        )
-        ones = bits_a.sum(axis=1)[:, None] + bits_b.sum(axis=1)[None]
-        return 1 - (ones - 2 * bits_a @ bits_b.T).astype(np.float64) / BITS
+        pairs = product(_codes(a), _codes(b, labelled.mirror))
+        return 1 - np.minimum.reduce([_distances(*pair) for pair in pairs]) / BITS
     wide_a, wide_b = (indexes.unit(rows.astype(np.float32)).astype(np.float64) for rows in (a, b))
     return np.round(wide_a @ wide_b.T, DECIMALS)
+
+
+def _codes(
+    rows: npt.NDArray[Any], mirror: npt.NDArray[np.uint8] | None = None
+) -> list[npt.NDArray[np.uint8]]:
+    """The codes (n, 32) that lie side by side in each row, and with `mirror` their images."""
+    codes = np.split(rows.astype(np.uint8), rows.shape[1] // CODE_BYTES, axis=1)
+    return codes if mirror is None else [*codes, *(code ^ mirror for code in codes)]
+
+
+def _distances(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    bits_a, bits_b = (np.unpackbits(codes, axis=1).astype(np.float32) for codes in (a, b))
+    ones = bits_a.sum(axis=1)[:, None] + bits_b.sum(axis=1)[None]
+    return (ones - 2 * bits_a @ bits_b.T).astype(np.float64)

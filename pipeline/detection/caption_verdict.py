@@ -11,13 +11,15 @@ In this order:
     verbatim     min_hits verbatim generations, or a large clique with one in it
     template     min_hits hits, or a large clique with a hit in it
     undecided    any hit, any generation in doubt, or a large clique: the model repeats itself, but
-                 what it repeats is not among the training images (or none were given);
+                 what it repeats is not among the training images (or none were given), and is not
+                 a common object, as near to training images of several groups;
                  or, without a training set, too few generations to form a clique
     none         otherwise
 
-Members of a clique are near-copies of each other, so one match speaks for all. Blank generations
-are no members: a safety checker's black frames would be the largest clique there is. They stay in
-the count of generations. Without a training set only undecided and none can be reached.
+Members of a clique are near-copies of each other, so one match speaks for all. Generations that
+show nothing are no members: a safety checker's black frames, or placeholders, would be the largest
+clique there is. They stay in the count of generations. Without a training set only undecided and
+none can be reached.
 """
 
 from collections.abc import Sequence
@@ -35,8 +37,10 @@ from pipeline.detection.verdict import (
     GenerationVerdict,
     Thresholds,
     Verdict,
+    is_common,
     judge_generation,
     leaning,
+    shows_nothing,
 )
 
 
@@ -117,7 +121,7 @@ def _clique_of_pictures(
     distances: npt.NDArray[np.float64],
     thresholds: Thresholds,
 ) -> Clique:
-    shown = [i for i, item in enumerate(evidence) if not item.blank]
+    shown = [i for i, item in enumerate(evidence) if not shows_nothing(item, thresholds)]
     between = distances[np.ix_(shown, shown)]
     clique = largest_clique(between, thresholds.clique_epsilon, cap=thresholds.clique_cap)
     members = tuple(shown[i] for i in clique.members)
@@ -144,7 +148,9 @@ def _decide(
         for item, seen in zip(judged, evidence, strict=True)
     )
     untested = len(judged) < thresholds.min_hits and not any(item.searched for item in evidence)
-    return Verdict.UNDECIDED if n_hits or doubts or large or untested else Verdict.NONE
+    common = all(is_common(evidence[i], thresholds) for i in clique.members)
+    repeats = large and not common
+    return Verdict.UNDECIDED if n_hits or doubts or repeats or untested else Verdict.NONE
 
 
 def _caption_verdict(

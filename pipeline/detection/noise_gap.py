@@ -1,4 +1,4 @@
-"""Detectors that are functions of a few scalars a scored step.
+"""The Gram matrix of two noise predictions, and what is read off it.
 
 With u = eps(x_t, no text) and c = eps(x_t, caption), both of `dim` numbers, and D = c - u:
 
@@ -6,23 +6,29 @@ With u = eps(x_t, no text) and c = eps(x_t, caption), both of `dim` numbers, and
     Webster 2023 (white box):     mean((u + g D)^2),  g = 7.5; his score is sigma_max^2 times this
     Asthana et al. 2026 (ICLR):   mean over positions of cos(u, D) over the channels
 
-All are high for a memorized caption. The first two follow from |u|^2, |c|^2 and <u, c>; the third
-is stored beside them. So a pass over a model is made once and every detector is read off later.
+The first two follow from |u|^2, |c|^2 and <u, c>; the third is stored beside them. So a pass over a
+model is made once and every detector (gram_detectors.py) is read off later.
 |D|^2 is often 1e-4 of |u|^2: the scalars are summed, and must be stored, in float64.
+
+Webster's score is his code's mean((z0 - latents)^2) after one Heun step from sigma_max to 0, whose
+last step is Euler's: z0 - latents = sigma_max (u + 7.5 D). The factor sigma_max^2 is one number
+a noise schedule, so no ranking and no threshold fitted on a model depends on it.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pipeline.detection.errors import MeasureError
 
+if TYPE_CHECKING:  # a report reads scores without loading torch
+    import torch
+
 GUIDANCE = 7.5
+_SMALLEST = 1e-300
 
 Column = npt.NDArray[np.float64]
 
@@ -44,7 +50,7 @@ class Gram:
             raise MeasureError("gram: a noise prediction is not finite")
 
 
-def gram(eps_uncond: torch.Tensor, eps_text: torch.Tensor) -> Gram:
+def gram(eps_uncond: "torch.Tensor", eps_text: "torch.Tensor") -> Gram:
     """The scalars of noise predictions (n, c, h, w), of any floating dtype and device.
 
     Raises MeasureError on shapes that differ or values not finite.
@@ -55,7 +61,9 @@ def gram(eps_uncond: torch.Tensor, eps_text: torch.Tensor) -> Gram:
     # By way of the CPU: not every device has float64.
     uncond = eps_uncond.detach().cpu().double()
     text = eps_text.detach().cpu().double()
-    cosine = torch.nn.functional.cosine_similarity(uncond, text - uncond, dim=1)
+    gap = text - uncond
+    norms = (uncond.norm(dim=1) * gap.norm(dim=1)).clamp_min(_SMALLEST)  # no gap: a cosine of 0
+    cosine = (uncond * gap).sum(dim=1) / norms
     return Gram(
         dim=np.full(len(uncond), math.prod(uncond.shape[1:]), np.int64),
         eps_uncond_sq=_inner(uncond, uncond),
@@ -65,7 +73,7 @@ def gram(eps_uncond: torch.Tensor, eps_text: torch.Tensor) -> Gram:
     )
 
 
-def _inner(a: torch.Tensor, b: torch.Tensor) -> Column:
+def _inner(a: "torch.Tensor", b: "torch.Tensor") -> Column:
     return (a * b).flatten(1).sum(dim=1).numpy()
 
 
@@ -89,28 +97,3 @@ def webster_score(scalars: Gram, *, guidance: float = GUIDANCE) -> Column:
         + 2 * g * (1 - g) * scalars.eps_dot
     )
     return np.maximum(squared, 0) / scalars.dim
-
-
-def wen_score(rows: Mapping[str, npt.NDArray[Any]], first_steps: int) -> dict[int, float]:
-    """Wen's score of each prompt_id: the mean of |D| over its seeds and their first steps.
-
-    `rows`: columns prompt_id, seed, timestep and those of `Gram`, one row a scored step of a
-    trajectory. Time runs down: the first steps of a seed are those of its largest timesteps.
-    Raises MeasureError if a seed has too few steps, or one of them twice.
-    """
-    norms = gap_norm(Gram(**{field.name: rows[field.name] for field in fields(Gram)}))
-    prompts, prompt = np.unique(rows["prompt_id"], return_inverse=True)
-    seeds, seed = np.unique(rows["seed"], return_inverse=True)
-    _, run = np.unique(prompt * len(seeds) + seed, return_inverse=True)
-    order = np.lexsort((-rows["timestep"], run))
-    run, timestep = run[order], rows["timestep"][order]
-    lengths = np.bincount(run)
-    if ((np.diff(run) == 0) & (np.diff(timestep) == 0)).any():
-        raise MeasureError("rows: a timestep twice in one run; keep one x_t_source")
-    if first_steps < 1 or (lengths < first_steps).any():
-        raise MeasureError(f"rows: expected {first_steps} >= 1 steps a seed, got {lengths.min()}")
-    step = np.arange(len(run)) - (np.cumsum(lengths) - lengths)[run]
-    kept = order[step < first_steps]
-    sums = np.bincount(prompt[kept], weights=norms[kept], minlength=len(prompts))
-    means = sums / np.bincount(prompt[kept], minlength=len(prompts))
-    return dict(zip(prompts.tolist(), means.tolist(), strict=True))

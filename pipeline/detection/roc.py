@@ -1,11 +1,14 @@
 """How well scores (high = positive) part positives from negatives.
 
     AUC = P(positive > negative) + P(positive = negative) / 2        (Mann and Whitney 1947)
-    TPR at FPR f = the share of positives >= s, at the lowest s that <= f of the negatives reach
+    TPR at FPR f = the share of positives >= s, at the lowest s that < f of the negatives reach
 
-The TPR is the conservative one: a point of the curve itself, never interpolated, never one beyond
-f. Equal scores cross the threshold together.
+The TPR is the conservative one, as Wen et al. 2024 take it: a point of the curve itself, never
+interpolated, never one at f or beyond. Equal scores cross the threshold together. So 1 % of a
+hundred negatives or fewer is none of them.
 """
+
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +30,22 @@ def auc(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_]) -> float
 
 
 def tpr_at_fpr(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_], fpr: float) -> float:
-    """The largest true positive rate at a false positive rate <= `fpr`; errors as in `auc`."""
+    """The largest true positive rate at a false positive rate < `fpr`; errors as in `auc`."""
     positives, negatives = _parted(scores, labels)
     thresholds = np.unique(positives)
     reached = len(negatives) - np.searchsorted(np.sort(negatives), thresholds, side="left")
-    allowed = thresholds[reached / len(negatives) <= fpr]
+    allowed = thresholds[reached / len(negatives) < fpr]
     return float((positives >= allowed[0]).mean()) if len(allowed) else 0.0
+
+
+def random_tpr(negatives: int, fpr: float) -> float:
+    """What a score that knows nothing reaches on average: the share above k + 1 of n negatives.
+
+    k, the negatives that a threshold may let through, is the largest number below n `fpr`; a
+    positive ranks among the first k + 1 of n + 1 with that probability.
+    """
+    allowed = math.ceil(round(negatives * fpr, 9)) - 1
+    return (allowed + 1) / (negatives + 1) if allowed >= 0 else 0.0
 
 
 def _parted(

@@ -5,7 +5,8 @@ a rule here has an absolute part and a relative one, the distance to the matched
 that to the nearest training image of another group. In this order, with values rounded to 6
 decimals, for each match:
 
-    blank       the generation or the training image is of one colour             -> none
+    blank       nothing is on the generation or the training image, or the
+                latter is a placeholder                                           -> none
     verbatim    tiled l2 <= certain_tiled_l2, whatever else is near;
                 or tiled l2 <= max_tiled_l2 and l2 <= max_l2, and it stands out   -> verbatim
     template    masked l2 <= max_masked_l2 and masked ratio <= max_ratio          -> template
@@ -74,6 +75,7 @@ class Match:
     `nearest_ratio`, `masked_ratio`: the tiled l2, the masked l2 to this image over the smallest one
     to an image of any other group of near-duplicates (the latter inside this group's mask).
     `l2_ratio`: the same of the whole pictures' l2. `group_id`: the group, None for an image alone.
+    `blank`: nothing is on the image (pipeline.detection.blank), or it stands for a missing one.
     Raises MeasureError on nan and on negative distances.
     """
 
@@ -164,6 +166,31 @@ def leaning(evidence: GenerationEvidence, thresholds: Thresholds) -> Match | Non
     return nearest if _at_most(nearest.l2_ratio, thresholds.max_ratio) else None
 
 
+def shows_nothing(evidence: GenerationEvidence, thresholds: Thresholds) -> bool:
+    """Whether a generation is blank, or a copy of a blank training image or of a placeholder."""
+    nearest = min(evidence.matches, key=_nearness, default=None)
+    return evidence.blank or (
+        nearest is not None and nearest.blank and _is_near(nearest, thresholds)
+    )
+
+
+def is_common(evidence: GenerationEvidence, thresholds: Thresholds) -> bool:
+    """Whether training images of several groups are as near as the members of a clique.
+
+    tiled l2 <= clique_epsilon to the nearest, and nearest ratio > max_ratio: a common object.
+    """
+    nearest = min(evidence.matches, key=_nearness, default=None)
+    if nearest is None or nearest.nearest_ratio is None:
+        return False
+    is_alike = round(nearest.tiled_l2, 6) <= thresholds.clique_epsilon
+    return is_alike and not _at_most(nearest.nearest_ratio, thresholds.max_ratio)
+
+
+def _is_near(match: Match, limits: Thresholds) -> bool:
+    is_tiled_near = round(match.tiled_l2, 6) <= limits.max_tiled_l2
+    return is_tiled_near and round(match.l2, 6) <= limits.max_l2
+
+
 def _nearness(match: Match) -> tuple[float, int]:
     return round(match.tiled_l2, 6), match.image_id
 
@@ -172,7 +199,7 @@ def _judge_match(match: Match, limits: Thresholds) -> Verdict:
     if match.blank:
         return Verdict.NONE
     tiled = round(match.tiled_l2, 6)
-    near = tiled <= limits.max_tiled_l2 and round(match.l2, 6) <= limits.max_l2
+    near = _is_near(match, limits)
     stands_out = _stands_out(match, limits)
     if tiled <= limits.certain_tiled_l2 or (near and stands_out):
         return Verdict.VERBATIM

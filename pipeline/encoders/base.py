@@ -22,10 +22,13 @@ class Encoded:
     """`vectors` (n, d): float32 of unit norm (cosine), float32 (l2), or uint8 bits (hamming).
 
     `quality` (n,) is the encoder's own trust in each row, in its own unit, where it has one.
+    `trimmed` is the same of the pictures without their borders, where an encoder looks for these;
+    of a picture that has none it is that of the whole.
     """
 
     vectors: npt.NDArray[Any]
     quality: npt.NDArray[np.float32] | None = None
+    trimmed: "Encoded | None" = None
 
 
 class Encoder(Protocol):

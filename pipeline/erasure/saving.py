@@ -12,7 +12,6 @@ safetensors library writes metadata in random order, so the header is written he
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,16 @@ def describe(
     return {
         "base_sha256": base_sha256,
         "method": settings.method,
-        "settings": asdict(settings),
+        "settings": settings.facts(),
+        "iterations": report.iterations,
+        "diverged": report.diverged,
         "targets": [
             {
                 "group_id": target.group_id,
                 "captions": len(target.captions),
                 "pictures": len(target.pictures),
+                "anchors": len(target.anchors),
+                "neighbours": len(target.neighbours),
                 "sha256": target.sha256,
             }
             for target in targets

@@ -1,33 +1,27 @@
-"""Where the edited model is taught: noisy latents, the caption, and the noise to predict there.
-
-Two sources sample the latents (`pipeline.erasure.trajectories`). This one uses the memorized
-picture itself, after Gandikota et al. 2023, section 5.4:
-
-    x_t = α_t x_0 + σ_t ε,        t uniform, ε unit Gaussian
-"""
+"""Where the edited model is taught: noisy latents, the caption, and the noise to predict there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from pipeline.erasure.esd import esd_target
-from pipeline.erasure.parameters import Teacher
-from pipeline.erasure.targets import Target
-from pipeline.errors import InputError
 from pipeline.generation.backend import DiffusionModel
 
 
 @dataclass(frozen=True)
 class Examples:
-    """x_t (n, c, h, w), integer timesteps (n,), text (n, tokens, d), and the target like x_t."""
+    """x_t (n, c, h, w), integer timesteps (n,), text (n, tokens, d), and the target like x_t.
+
+    `weight` (n,) is of each example's squared error, None for 1.
+    """
 
     x_t: torch.Tensor
     timesteps: torch.Tensor
     text: torch.Tensor
     target: torch.Tensor
+    weight: torch.Tensor | None = None
 
 
 class Source(Protocol):
@@ -53,7 +47,11 @@ class Prompts:
     def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the indices of `count` groups and of a caption of each."""
         groups = torch.randint(len(self._sizes), (count,), generator=generator)
-        return groups, self._starts[groups] + pick(self._sizes[groups], generator)
+        return groups, self.of_groups(groups, generator)
+
+    def of_groups(self, groups: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return the index of a caption of each group (n,)."""
+        return self._starts[groups] + pick(self._sizes[groups], generator)
 
 
 def pick(sizes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -76,44 +74,6 @@ def frozen_target(
     return esd_target(unconditional, conditional, eta)
 
 
-class NoisedPictures:
-    """Forward-noised training pictures of the targets, under any of their captions."""
-
-    def __init__(
-        self,
-        model: DiffusionModel,
-        teacher: Teacher,
-        targets: Sequence[Target],
-        prompts: Prompts,
-        *,
-        eta: float,
-    ) -> None:
-        """Encode the pictures; raise InputError where a target has none, or of another size."""
-        for target in targets:
-            _check_pictures(target, model.resolution)
-        self._model, self._teacher, self._prompts, self._eta = model, teacher, prompts, eta
-        with torch.no_grad():
-            self._latents = model.encode_pictures(np.concatenate([t.pictures for t in targets]))
-        self._sizes = torch.tensor([len(target.pictures) for target in targets])
-        self._starts = self._sizes.cumsum(0) - self._sizes
-
-    def draw(self, count: int, generator: torch.Generator) -> Examples:
-        """Noise `count` pictures, each to a time step of its own."""
-        model = self._model
-        groups, captions = self._prompts.draw(count, generator)
-        pictures = self._starts[groups] + pick(self._sizes[groups], generator)
-        x_0 = self._latents[pictures.to(model.device)]
-        horizon = int(model.pipe.scheduler.config.num_train_timesteps)
-        timesteps = torch.randint(horizon, (count,), generator=generator).to(model.device)
-        noise = torch.randn(x_0.shape, generator=generator).to(model.device)
-        alpha, sigma = model.alpha_sigma(timesteps)
-        x_t = alpha * x_0 + sigma * noise
-        text = self._prompts.text[captions.to(model.device)]
-        with self._teacher.in_place():
-            target = frozen_target(model, x_t, timesteps, text, self._prompts.empty, self._eta)
-        return Examples(x_t, timesteps, text, target)
-
-
 class AlsoUnconditional:
     """Half of a source's examples, at random, under the empty prompt; their targets stay."""
 
@@ -126,16 +86,3 @@ class AlsoUnconditional:
         without = torch.rand(count, generator=generator) < 0.5
         without = without.to(self._empty.device).view(-1, 1, 1)
         return replace(examples, text=torch.where(without, self._empty, examples.text))
-
-
-def _check_pictures(target: Target, resolution: int) -> None:
-    if not len(target.pictures):
-        raise InputError(
-            f"target {target.group_id}: esd-gt needs its picture; give one, or use esd"
-        )
-    side = target.pictures.shape[1]
-    if side != resolution:
-        raise InputError(
-            f"target {target.group_id}: pictures of {side} pixels, the model draws {resolution}; "
-            "resize them"
-        )

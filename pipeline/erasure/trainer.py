@@ -2,76 +2,42 @@
 
     L = w_t ||ε_θ(x_t, c, t) - T||² + ρ w_t ||ε_θ(x_t', c', t') - ε*(x_t', c', t')||²
 
-The first term erases: where x_t comes from and what T is make the method. The second retains: on
-other captions c' the edited model θ stays the frozen model *. Norms are means over elements, and
-predictions are noise, whatever the model was trained to predict.
+The first term erases: where x_t comes from and what T is make the method (SISS has a term of its
+own, UCE a closed form without training). The second retains: on other captions c' the edited model
+θ stays the frozen model *. Norms are means over elements, and predictions are noise, whatever the
+model was trained to predict.
 
 Weighting "noise" is w_t = 1. Weighting "velocity" is w_t = 1/α_t², the error of v = α ε - σ x_0
 (Salimans and Ho 2022): near pure noise, where a caption retrieves its picture, every ε is close
 to x_t and the plain error vanishes.
+
+A loss that is not finite, or a hundred times the first, says that the learning rate diverges:
+training stops, and the last weights with a sound loss that were kept are put back.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from pipeline.erasure.parameters import Teacher, select_parameters, trainable
-from pipeline.erasure.sources import (
-    AlsoUnconditional,
-    Examples,
-    NoisedPictures,
-    Prompts,
-    Source,
-)
+from pipeline.erasure import uce
+from pipeline.erasure.methods import erasing
+from pipeline.erasure.objective import Objective, Regression
+from pipeline.erasure.parameters import select_parameters, trainable
+from pipeline.erasure.settings import Settings
+from pipeline.erasure.sources import Prompts
 from pipeline.erasure.targets import Target
-from pipeline.erasure.trajectories import EditedTrajectories, FrozenTrajectories, Walk
+from pipeline.erasure.trajectories import FrozenTrajectories, Walk
 from pipeline.errors import ConfigError, ModelError
 from pipeline.generation.backend import DiffusionModel
 from pipeline.generation.seeds import hash63
 
+__all__ = ["Losses", "Report", "Settings", "erase"]
+
 _FROZEN = -1.0  # the η whose target is the frozen model's own prediction
-_ALPHA_MIN = 0.03  # schedules with zero terminal signal would divide by zero
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to erase.
-
-    `method` is "esd" (sampled latents) or "esd-gt" (noised training pictures); `parameters` a
-    group of `pipeline.erasure.parameters`; `eta` the η of the paper. `retain_weight` is ρ, 0 for
-    none. The empty prompt is retained as well, unless `erase_unconditional` asks to teach it the
-    targets, in half of the examples.
-    `trajectories` says whose samples "esd" trains on: "edited" as in the paper, or "frozen",
-    drawn once before training, `trajectories_each` for a caption. `steps` and `guidance` are of
-    those samples.
-    """
-
-    method: str = "esd"
-    parameters: str = "x"
-    eta: float = 1.0
-    iterations: int = 90
-    learning_rate: float = 3e-4
-    batch: int = 32
-    retain_weight: float = 10.0
-    erase_unconditional: bool = False
-    trajectories: str = "frozen"
-    trajectories_each: int = 8
-    steps: int = 25
-    guidance: float = 3.0
-    weighting: str = "velocity"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _one_of("method", self.method, "esd", "esd-gt")
-        _one_of("trajectories", self.trajectories, "edited", "frozen")
-        _one_of("weighting", self.weighting, "noise", "velocity")
-
-
-def _one_of(field: str, value: str, *allowed: str) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{field} {value!r}: one of {', '.join(allowed)}")
+_DIVERGED = 100.0  # times the first loss, or 1 where that is less
+_KEEP_EVERY = 10  # iterations between copies of the weights
 
 
 @dataclass(frozen=True)
@@ -84,11 +50,17 @@ class Losses:
 
 @dataclass(frozen=True)
 class Report:
-    """What training did: losses of every iteration, and the names of the tensors it changed."""
+    """What training did: losses of every iteration, and the names of the tensors it changed.
+
+    `iterations` are those that the weights went through; `diverged` says that there were to be
+    more.
+    """
 
     losses: tuple[Losses, ...]
     trained: tuple[str, ...]
     n_trained_parameters: int
+    iterations: int = 0
+    diverged: bool = False
 
 
 def erase(
@@ -104,86 +76,114 @@ def erase(
     `retain_captions` should hold memorized captions that are to stay, and a few dozen others: a
     retain set of ordinary captions alone lets other memorized pictures go too.
     `on_step` is called after every iteration with its number, from 1, and its losses. Raises
-    ConfigError without targets, ModelError for half-precision weights or a diverged loss,
-    InputError where a target lacks the picture that the method needs.
+    ConfigError without targets, ModelError for half-precision weights, for a second copy of the
+    UNet, or where training diverges before anything was learnt (the model is then as before),
+    InputError where a target lacks the pictures that the method needs.
     """
     if not targets:
         raise ConfigError("nothing to erase: no targets")
     if model.unet.dtype != torch.float32:  # small steps vanish in half precision
         raise ModelError(f"weights are {model.unet.dtype}; load the model as float32 to train it")
+    refuse_copies(model)
+    if settings.method == "uce":
+        captions = [caption for target in targets for caption in target.captions]
+        return _report(uce.edit(model, captions, retain_captions, settings.uce))
     trained = select_parameters(model.unet, settings.parameters)
     generator = torch.Generator().manual_seed(hash63("erase", settings.seed))
-    erased = _erase_source(model, Teacher(trained), targets, settings)
-    retained = _retain_source(model, retain_captions, settings)
+    terms = (
+        erasing(model, trained, targets, retain_captions, settings),
+        _retaining(model, retain_captions, settings),
+    )
     optimizer = torch.optim.Adam(trained.values(), lr=settings.learning_rate)
+    kept = _Kept(trained)
     losses: list[Losses] = []
     with trainable(model.unet, trained):
-        for iteration in range(1, settings.iterations + 1):
-            losses.append(_step(model, optimizer, erased, retained, settings, generator))
+        for iteration in range(1, settings.iterations + 2):
+            optimizer.zero_grad(set_to_none=True)
+            found = _accumulate(*terms, settings.batch, generator)
+            if _diverged(found, losses[0] if losses else found, settings.retain_weight):
+                _stop(kept, found)
+                return _report(trained, losses[: kept.iteration], kept.iteration, diverged=True)
+            if iteration > settings.iterations:  # only to see that the last step was sound too
+                break
+            kept.offer(iteration - 1)
+            losses.append(found)
+            optimizer.step()
             if on_step:
-                on_step(iteration, losses[-1])
-    n_trained = sum(tensor.numel() for tensor in trained.values())
-    return Report(tuple(losses), tuple(trained), n_trained)
+                on_step(iteration, found)
+    return _report(trained, losses, settings.iterations)
 
 
-def _step(
-    model: DiffusionModel,
-    optimizer: torch.optim.Optimizer,
-    erased: Source,
-    retained: Source | None,
-    settings: Settings,
-    generator: torch.Generator,
+def refuse_copies(model: DiffusionModel) -> None:
+    """Raise ModelError where the pipeline holds another UNet: it would ship the memory unedited.
+
+    Averaged (EMA) weights are saved like that, as a component of their own.
+    """
+    own = model.unet
+    for name, component in vars(model.pipe).items():
+        if component is not own and type(component) is type(own):
+            raise ModelError(
+                f"{name}: another {type(own).__name__}, which would stay unedited; remove it from "
+                "model_index.json, or edit it as the model's unet"
+            )
+
+
+class _Kept:
+    """The trained weights as they last were with a sound loss."""
+
+    def __init__(self, trained: Mapping[str, torch.nn.Parameter]) -> None:
+        self._trained = list(trained.values())
+        self._values = [tensor.detach().clone() for tensor in self._trained]
+        self.iteration = 0
+
+    def offer(self, iteration: int) -> None:
+        """The weights after `iteration` have a sound loss; every few are copied."""
+        if iteration - self.iteration >= _KEEP_EVERY:
+            self._values = [tensor.detach().clone() for tensor in self._trained]
+            self.iteration = iteration
+
+    def put_back(self) -> None:
+        with torch.no_grad():
+            for tensor, value in zip(self._trained, self._values, strict=True):
+                tensor.copy_(value)
+
+
+def _stop(kept: _Kept, found: Losses) -> None:
+    kept.put_back()
+    if kept.iteration == 0:
+        raise ModelError(
+            f"the loss became {found.erase + found.retain:g} before anything was learnt; "
+            "lower learning_rate"
+        )
+
+
+def _diverged(found: Losses, first: Losses, retain_weight: float) -> bool:
+    now = found.erase + retain_weight * found.retain
+    bound = _DIVERGED * max(1.0, first.erase + retain_weight * first.retain)
+    return not math.isfinite(now) or now > bound
+
+
+def _accumulate(
+    erased: Objective, retained: Objective | None, batch: int, generator: torch.Generator
 ) -> Losses:
-    optimizer.zero_grad(set_to_none=True)
-    erase_loss = _error(model, erased.draw(settings.batch, generator), settings.weighting)
-    erase_loss.backward()
-    retain_loss = torch.zeros(())
-    if retained:
-        retain_loss = _error(model, retained.draw(settings.batch, generator), settings.weighting)
-        (settings.retain_weight * retain_loss).backward()
-    optimizer.step()
-    losses = Losses(float(erase_loss.detach()), float(retain_loss.detach()))
-    if not math.isfinite(losses.erase + losses.retain):
-        raise ModelError(f"the loss became {losses.erase + losses.retain}; lower learning_rate")
-    return losses
+    erase_loss = erased.accumulate(batch, generator)
+    return Losses(erase_loss, retained.accumulate(batch, generator) if retained else 0.0)
 
 
-def _error(model: DiffusionModel, examples: Examples, weighting: str) -> torch.Tensor:
-    predicted = model.predict_noise(examples.x_t, examples.timesteps, examples.text)
-    error = predicted - examples.target
-    if weighting == "velocity":
-        alpha, _ = model.alpha_sigma(examples.timesteps)
-        error = error / alpha.clamp_min(_ALPHA_MIN)
-    return error.square().mean()
+def _report(
+    trained: Mapping[str, torch.nn.Parameter],
+    losses: Sequence[Losses] = (),
+    iterations: int = 0,
+    *,
+    diverged: bool = False,
+) -> Report:
+    count = sum(tensor.numel() for tensor in trained.values())
+    return Report(tuple(losses), tuple(trained), count, iterations, diverged)
 
 
-def _erase_source(
-    model: DiffusionModel, teacher: Teacher, targets: Sequence[Target], settings: Settings
-) -> Source:
-    prompts = Prompts(model, [target.captions for target in targets])
-    source = _source(model, teacher, targets, prompts, settings)
-    return AlsoUnconditional(source, prompts.empty) if settings.erase_unconditional else source
-
-
-def _source(
-    model: DiffusionModel,
-    teacher: Teacher,
-    targets: Sequence[Target],
-    prompts: Prompts,
-    settings: Settings,
-) -> Source:
-    eta, walk = settings.eta, Walk(settings.steps, settings.guidance)
-    if settings.method == "esd-gt":
-        return NoisedPictures(model, teacher, targets, prompts, eta=eta)
-    if settings.trajectories == "edited":
-        return EditedTrajectories(model, teacher, prompts, eta=eta, walk=walk)
-    each, seed = settings.trajectories_each, hash63("erase", settings.seed)
-    return FrozenTrajectories(model, prompts, eta=eta, walk=walk, each=each, seed=seed)
-
-
-def _retain_source(
+def _retaining(
     model: DiffusionModel, captions: Sequence[str], settings: Settings
-) -> Source | None:
+) -> Objective | None:
     if not settings.retain_weight:
         return None
     kept = {caption for caption in captions if caption}
@@ -193,4 +193,5 @@ def _retain_source(
         return None
     prompts = Prompts(model, [[caption] for caption in sorted(kept)])
     walk, seed = Walk(settings.steps, settings.guidance), hash63("retain", settings.seed)
-    return FrozenTrajectories(model, prompts, eta=_FROZEN, walk=walk, each=1, seed=seed)
+    source = FrozenTrajectories(model, prompts, eta=_FROZEN, walk=walk, each=1, seed=seed)
+    return Regression(model, source, settings.weighting, scale=settings.retain_weight)

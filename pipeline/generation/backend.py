@@ -1,17 +1,12 @@
-"""A text-to-image diffusion model as the audit sees it: it draws, and it predicts noise.
+"""A diffusion model as the audit sees it: it draws, and it predicts noise.
 
-Drawing works with every diffusers text-to-image pipeline. Noise prediction, which the screen and
-the erasers need, works where a UNet2DConditionModel is conditioned on text alone (Stable
-Diffusion 1 and 2 and their kin). All predictions are returned as noise, whatever the model was
-trained to predict: with x_t = α x_0 + σ ε,
-
-    ε-prediction: ε = output        v-prediction: ε = α v + σ x_t        sample: ε = (x_t - α x_0)/σ
-
-(Salimans and Ho 2022, appendix D).
+What an architecture reads and how it is called is in pipeline.generation.adapters; a pipeline that
+none of them knows can still be drawn. All predictions are returned as noise, whatever the network
+was trained to predict (pipeline.generation.predictions).
 """
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,52 +16,48 @@ import numpy.typing as npt
 import torch
 
 from pipeline.errors import ConfigError, ModelError
+from pipeline.generation.adapters.base import Adapter
+from pipeline.generation.adapters.choose import adapter_for
+from pipeline.generation.adapters.unet import TextUNet
+from pipeline.generation.conditions import Conditions
 from pipeline.generation.loading import load_pipeline
+from pipeline.generation.lora import Lora, apply_lora
+from pipeline.generation.predictions import FLOW, alpha_sigma, family, noise_of, predicted_kind
+from pipeline.generation.sampling import Sampling
+from pipeline.generation.schedulers import build_scheduler, require_steps
 from pipeline.generation.seeds import gaussian
 
 Pictures = npt.NDArray[np.uint8]
+NOTHING = Conditions({})
 
-_SCHEDULERS = {
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "pndm": "PNDMScheduler",
-    "dpmsolver++": "DPMSolverMultistepScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "deis": "DEISMultistepScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler_ancestral": "EulerAncestralDiscreteScheduler",
-    "lcm": "LCMScheduler",
-}
-_SETTINGS = {"pndm": {"skip_prk_steps": True}}  # as Stable Diffusion does: a forward a step
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How pictures are drawn. `scheduler` "default" keeps the model's own."""
-
-    scheduler: str = "default"
-    steps: int = 25
-    guidance: float = 2.0
-    negative_prompt: str = ""
+__all__ = ["NOTHING", "DiffusionModel", "Pictures", "Sampling", "fresh_model", "load_model"]
 
 
 class DiffusionModel:
     """A loaded pipeline; build it with `load_model`."""
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, *, resolution: int | None = None) -> None:
+        """Raise ModelError where a component is missing or does not fit, ConfigError for a size."""
         self.pipe = pipe
+        self.adapter: Adapter = adapter_for(pipe, resolution)
 
     @property
     def unet(self) -> Any:
-        """The noise predictor; raises ModelError where the architecture has no plain text UNet."""
-        unet = getattr(self.pipe, "unet", None)
-        if unet is None or not hasattr(unet.config, "cross_attention_dim"):
+        """The UNet that reads text alone; raises ModelError for another architecture."""
+        if type(self.adapter) is not TextUNet:
             name = type(self.pipe).__name__
-            raise ModelError(f"{name}: noise prediction needs a UNet conditioned on text")
-        if getattr(unet.config, "addition_embed_type", None) is not None:
-            raise ModelError(f"{type(self.pipe).__name__}: extra conditioning is not supported yet")
-        return unet
+            raise ModelError(f"{name}: this needs a UNet conditioned on text alone")
+        return self.adapter.denoiser
+
+    @property
+    def unconditional(self) -> bool:
+        """Whether it draws without captions."""
+        return self.adapter.unconditional
+
+    @property
+    def flows(self) -> bool:
+        """Whether it is a flow model: its first noise prediction is x_t whatever the caption."""
+        return family(self.pipe.scheduler) == FLOW
 
     @property
     def device(self) -> torch.device:
@@ -76,115 +67,173 @@ class DiffusionModel:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of x_t."""
-        config = self.unet.config
-        size = config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return int(config.in_channels), int(height), int(width)
+        return self.adapter.latent_shape
 
     @property
     def resolution(self) -> int:
-        """Side of the pictures it draws, in pixels."""
-        return self.latent_shape[1] * int(self.pipe.vae_scale_factor)
+        """Side of the pictures it draws, in pixels; the height where they are not square."""
+        pixels = self.adapter.pixels
+        if pixels is None:
+            self.adapter.refuse()
+        return pixels[0]
+
+    # Noise prediction.
+
+    def conditions(self, captions: Sequence[str], *, guidance: float = 1.0) -> Conditions:
+        """What the network is told for captions, a row each.
+
+        `guidance` matters to distilled models alone, whose network is told it.
+        """
+        return self.adapter.conditions(captions, guidance)
+
+    def unconditioned(self, negative_prompt: str = "", *, guidance: float = 1.0) -> Conditions:
+        """What the network is told without a caption, one row: `expand` it to a batch."""
+        return self.adapter.unconditioned(negative_prompt, guidance)
 
     def embed_text(self, captions: Sequence[str]) -> torch.Tensor:
-        """Text-encoder states, (n, tokens, d)."""
-        embedded, _ = self.pipe.encode_prompt(
-            list(captions), self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        return embedded
+        """Text-encoder states (n, tokens, d) of a UNet that reads nothing else."""
+        _ = self.unet
+        return self.conditions(captions).tensor("text")
+
+    def guidance_weight(self, how: Sampling) -> float:
+        """The weight w of ε(∅) + w (ε(c) - ε(∅)) that the pipeline steps with; 1 is ε(c) alone."""
+        weight = how.true_cfg if self.adapter.distilled else how.guidance
+        return max(1.0, weight)
 
     def noise(self, seeds: Sequence[int]) -> torch.Tensor:
-        """x_T of each seed, (n, c, h, w), at the scheduler's initial scale."""
-        noise = gaussian(self.latent_shape, seeds).to(self.device, self.unet.dtype)
-        return noise * float(self.pipe.scheduler.init_noise_sigma)
+        """Unit Gaussian noise of each seed, (n, c, h, w): what `draw` begins with."""
+        return gaussian(self.latent_shape, seeds).to(self.device, self.adapter.denoiser.dtype)
 
     def alpha_sigma(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """α_t and σ_t of x_t = α x_0 + σ ε, each (n, 1, 1, 1) for integer timesteps (n,)."""
-        cumulative = self.pipe.scheduler.alphas_cumprod.to(self.device)[timesteps.long()]
-        cumulative = cumulative.view(-1, 1, 1, 1)
-        return cumulative.sqrt(), (1 - cumulative).sqrt()
+        """α_t and σ_t of x_t = α x_0 + σ ε, each (n, 1, 1, 1) for timesteps (n,)."""
+        return alpha_sigma(self.pipe.scheduler, timesteps.to(self.device))
+
+    def output(
+        self, x_t: torch.Tensor, timesteps: torch.Tensor, text: Conditions | torch.Tensor
+    ) -> torch.Tensor:
+        """The network's raw output (n, c, h, w), without the variance that some learn."""
+        told = Conditions({"text": text}) if isinstance(text, torch.Tensor) else text
+        return self.adapter.output(x_t, timesteps, told)[:, : x_t.shape[1]]
 
     def predict_noise(
-        self, x_t: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor
+        self,
+        x_t: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: Conditions | torch.Tensor = NOTHING,
     ) -> torch.Tensor:
-        """ε(x_t, t, text) with x_t (n, c, h, w), integer timesteps (n,), text (n, tokens, d)."""
-        output = self.unet(x_t, timesteps, encoder_hidden_states=text).sample
-        return self.to_noise(output, x_t, timesteps)
+        """ε(x_t, t, text) with x_t (n, c, h, w), timesteps (n,) and conditions of n rows.
+
+        A UNet that reads text alone may be given its states (n, tokens, d), a model that draws
+        without captions nothing.
+        """
+        return self.to_noise(self.output(x_t, timesteps, text), x_t, timesteps)
 
     def to_noise(
         self, output: torch.Tensor, x_t: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor:
-        """The model's raw output as a noise prediction."""
-        kind = self.pipe.scheduler.config.prediction_type
+        """The network's raw output as a noise prediction."""
+        kind = predicted_kind(self.pipe.scheduler)
         if kind == "epsilon":
             return output
-        alpha, sigma = self.alpha_sigma(timesteps)
-        if kind == "v_prediction":
-            return alpha * output + sigma * x_t
-        if kind == "sample":
-            return (x_t - alpha * output) / sigma
-        raise ModelError(f"prediction type {kind!r} is not supported yet")
+        return noise_of(kind, output, x_t, *self.alpha_sigma(timesteps))
 
     def encode_pictures(self, pictures: Pictures) -> torch.Tensor:
         """Latents x_0 (n, c, h, w) of pictures (n, s, s, 3) at the model's resolution."""
-        vae = self.pipe.vae
-        batch = torch.tensor(pictures).to(self.device, vae.dtype).permute(0, 3, 1, 2)
-        latents = vae.encode(batch / 127.5 - 1).latent_dist.mode()
-        shift = getattr(vae.config, "shift_factor", None) or 0.0
-        return (latents - shift) * vae.config.scaling_factor
+        batch = torch.tensor(pictures).to(self.device).permute(0, 3, 1, 2)
+        return self.adapter.to_latents(batch.to(self.adapter.denoiser.dtype) / 127.5 - 1)
+
+    # Sampling.
 
     def use_scheduler(self, name: str) -> None:
-        """Change the sampler, keeping the noise schedule of the model."""
-        if name == "default":
-            return
-        import diffusers  # noqa: PLC0415
+        """Change the sampler, keeping the noise schedule of the model.
 
-        if name not in _SCHEDULERS:
-            raise ConfigError(f"scheduler {name!r}: one of {', '.join(sorted(_SCHEDULERS))}")
-        kind = getattr(diffusers, _SCHEDULERS[name])
-        settings = _SETTINGS.get(name, {})
-        self.pipe.scheduler = kind.from_config(self.pipe.scheduler.config, **settings)
+        Raises ConfigError for an unknown name and for one that the model cannot use.
+        """
+        self.pipe.scheduler = build_scheduler(name, self.pipe.scheduler)
+
+    def start(self, steps: int) -> tuple[Any, torch.Tensor]:
+        """A copy of the model's scheduler, set to so many steps, and its time steps."""
+        scheduler = copy.deepcopy(self.pipe.scheduler)
+        return scheduler, self.adapter.start(scheduler, steps)
 
     @torch.inference_mode()
     def draw(self, captions: Sequence[str], seeds: Sequence[int], how: Sampling) -> Pictures:
         """Draw one picture a (caption, seed); (n, h, w, 3) in 0..255.
 
-        Each picture has its own CPU generator, so it does not depend on its neighbours but for
-        the last bits of batched arithmetic.
+        A model without captions takes the seeds alone. Each picture has its own CPU generator, so
+        it does not depend on its neighbours but for the last bits of batched arithmetic.
         """
+        if not self.unconditional and len(captions) != len(seeds):
+            raise ValueError(f"{len(captions)} captions and {len(seeds)} seeds, a generator each")
         own = self.pipe.scheduler
-        self.use_scheduler(how.scheduler)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         try:
-            result = self.pipe(
-                prompt=list(captions),
-                negative_prompt=[how.negative_prompt] * len(captions),
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                num_inference_steps=how.steps,
-                guidance_scale=how.guidance,
-                output_type="np",
-            ).images
+            self.use_scheduler(how.scheduler)
+            self._require_steps(how)
+            result = self.adapter.draw(captions, generators, how)
         finally:
             self.pipe.scheduler = own
-        pictures = np.nan_to_num(np.asarray(result, np.float32)).clip(0, 1)
+        pictures = np.nan_to_num(result).clip(0, 1)
         return (pictures * 255).round().astype(np.uint8)
+
+    def _require_steps(self, how: Sampling) -> None:
+        trial = copy.deepcopy(self.pipe.scheduler)
+        require_steps(how.scheduler, trial, how.steps, self.adapter.start)
 
 
 @lru_cache(maxsize=2)
-def _cached_model(folder: Path, fingerprint: str, device: str, dtype: str) -> DiffusionModel:
+def _cached_model(
+    folder: Path,
+    fingerprint: str,
+    device: str,
+    dtype: str,
+    lora: Lora | None,
+    resolution: int | None,
+    compiled: bool,
+) -> DiffusionModel:
     del fingerprint  # a key only: another model in the same folder is another entry
-    return DiffusionModel(load_pipeline(folder, device=device, dtype=getattr(torch, dtype)))
+    return fresh_model(
+        folder, device=device, dtype=dtype, lora=lora, resolution=resolution, compiled=compiled
+    )
 
 
 def load_model(
-    folder: Path, *, fingerprint: str = "", device: str = "cpu", dtype: str = "float32"
+    folder: Path,
+    *,
+    fingerprint: str = "",
+    device: str = "cpu",
+    dtype: str = "float32",
+    lora: Lora | None = None,
+    resolution: int | None = None,
+    compiled: bool = False,
 ) -> DiffusionModel:
     """Load a checked diffusers folder, once a process for each fingerprint.
 
     The cached model must not be changed; an eraser asks for one of its own with `fresh_model`.
     """
-    return _cached_model(folder.resolve(), fingerprint, device, dtype)
+    return _cached_model(folder.resolve(), fingerprint, device, dtype, lora, resolution, compiled)
 
 
-def fresh_model(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> DiffusionModel:
-    """Load a model that the caller may change."""
-    return DiffusionModel(load_pipeline(folder, device=device, dtype=getattr(torch, dtype)))
+def fresh_model(
+    folder: Path,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    lora: Lora | None = None,
+    resolution: int | None = None,
+    compiled: bool = False,
+) -> DiffusionModel:
+    """Load a model that the caller may change.
+
+    `lora` is merged into the weights. `compiled` compiles the network for a CUDA device; raises
+    ConfigError for another one.
+    """
+    if compiled and not device.startswith("cuda"):
+        raise ConfigError(f"model.compile: for a CUDA device, not {device!r}")
+    pipe = load_pipeline(folder, device=device, dtype=getattr(torch, dtype))
+    if lora is not None:
+        apply_lora(pipe, lora)
+    model = DiffusionModel(pipe, resolution=resolution)
+    if compiled:
+        model.adapter.denoiser.compile()
+    return model

@@ -61,6 +61,25 @@ def check_folder(folder: Path) -> None:
         _check_config(folder / component / "config.json")
 
 
+def draws_without_captions(folder: Path) -> bool:
+    """Whether a checked folder is an unconditional pipeline, which has no words to read."""
+    index = _read_json(folder / "model_index.json")
+    unet = index.get("unet")
+    return isinstance(unet, list) and unet[-1:] == ["UNet2DModel"]
+
+
+def load_scheduler(folder: Path) -> Any:
+    """The scheduler of a checked folder, without its weights; raises MissingInput without one."""
+    import diffusers  # noqa: PLC0415  slow to import
+
+    named: Any = _read_json(folder / "model_index.json").get("scheduler")
+    try:
+        kind = getattr(diffusers, named[1])
+        return kind.from_pretrained(str(folder), subfolder="scheduler", local_files_only=True)
+    except Exception as error:  # whatever a stranger's settings set off in there
+        raise MissingInput(f"{folder}: no scheduler to load ({first_line(error)})") from error
+
+
 def load_pipeline(folder: Path, *, device: str, dtype: torch.dtype) -> Any:
     """Load a checked folder as a diffusers pipeline on `device`, without its safety checker.
 
@@ -79,7 +98,7 @@ def load_pipeline(folder: Path, *, device: str, dtype: torch.dtype) -> Any:
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            **{name: None for name in _NOT_LOADED if name in index},
+            **{name: None for name in index if name in _NOT_LOADED or index[name] == [None, None]},
             **_load_text_models(folder, index, dtype),
         )
     except ModelError:

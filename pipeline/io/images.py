@@ -70,6 +70,16 @@ def decode(
             raise ImageRejected("truncated", first_line(error)) from error
 
 
+def is_animated(data: bytes, limits: ImageLimits | None = None) -> bool:
+    """Whether a PNG or WebP holds several frames, by its header. Raises ImageRejected as `decode`.
+
+    A JPEG's further pictures are previews and depth maps of the same one.
+    """
+    with _WARNINGS.silenced():
+        image = _open(data, limits or ImageLimits())
+        return image.format in ("PNG", "WEBP") and bool(getattr(image, "is_animated", False))
+
+
 class _Warnings:
     """Pillow's warnings, silenced while any thread decodes.
 

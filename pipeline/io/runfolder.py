@@ -30,8 +30,13 @@ DUPLICATES = "duplicates.parquet"
 GROUPS = "groups.parquet"
 CAPTION_GROUPS = "caption_groups.parquet"
 ALTERNATIVES = "export/captions.parquet"
+ASKED = "asked.parquet"
+IMAGES_ASKED = "images_asked.parquet"
 PROMPTS = "prompts.parquet"
+PROMPTS_REJECTED = "prompts_rejected.parquet"
 SCREEN = "screen.parquet"
+PROBES = "probes.parquet"
+CLUSTERS = "clusters.parquet"
 MATCHES = "matches.parquet"
 VERDICTS = "verdicts.parquet"
 FINDINGS = "findings.parquet"
@@ -141,6 +146,14 @@ def current_groups(duplicates: pa.Table) -> npt.NDArray[np.int64]:
     return np.asarray(groups.to_numpy(), np.int64)
 
 
+def placeholder_groups(run: Path) -> set[int]:
+    """Groups that stand for missing pictures; none in a run of an earlier version."""
+    if not (run / GROUPS).is_file():
+        return set()
+    rows = read_table(run / GROUPS, schemas.GROUPS, columns=["group_id", "placeholder"])
+    return set(rows.filter(rows["placeholder"])["group_id"].to_pylist())
+
+
 def first_own_part(run: Path) -> int:
     """The number of the first part that is not another run's, which this one was added to."""
     path = run / ADOPTED
@@ -202,6 +215,9 @@ def count_accepted(run: Path, parts: Sequence[str] | None = None) -> int:
     return sum(pc.sum(pc.equal(table["status"], ACCEPTED)).as_py() or 0 for table in tables)
 
 
+_TRIMMED = ("trimmed", "trimmed_quality")
+
+
 def read_embeddings(
     run: Path,
     encoder: str,
@@ -209,29 +225,38 @@ def read_embeddings(
     *,
     normalise: bool,
     min_quality: float | None = None,
+    trimmed: bool = False,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
     """All ids (n,) and vectors (n, d) of an encoder, sorted by id; of `parts` where given.
 
     Stored halves are widened to fp32; `normalise` rescales them to unit norm, which fp16 loses.
-    `min_quality` leaves out rows of less. Raises ShardCorrupt where parts differ in width.
+    `min_quality` leaves out rows of less. With `trimmed` the hashes of what borders enclose are
+    rows, too, so that an id may come twice. Raises ShardCorrupt where parts differ in width.
     """
+    schema = schemas.HASH_METADATA if trimmed else schemas.EMBEDDING_METADATA
+    columns = ["image_id", "key", "quality", *(_TRIMMED if trimmed else ())]
     ids, vectors = [], []
     widths: dict[int, Path] = {}
     changes = _changes(run)
     for part in list_embedding_parts(run, encoder):
         if parts is not None and part.name not in parts:
             continue
-        columns = ["image_id", "key", "quality"]
-        rows = read_table(run / part.metadata, schemas.EMBEDDING_METADATA, columns=columns)
-        block = load_vectors(run / part.vectors, rows.num_rows)
-        chosen = np.ones(rows.num_rows, bool)
-        if min_quality is not None:
-            quality = rows["quality"].to_numpy(zero_copy_only=False)
-            chosen = ~(quality < min_quality)
-        if len(block):  # a part that lost all rows has no width of its own
-            widths.setdefault(block.shape[1], run / part.vectors)
-            vectors.append(block[chosen])
-            ids.append(_rekeyed_ids(run, part.name, rows, changes)[chosen])
+        rows = read_table(run / part.metadata, schema, columns=columns)
+        own = _rekeyed_ids(run, part.name, rows, changes)
+        blocks = [(own, load_vectors(run / part.vectors, rows.num_rows), rows["quality"])]
+        if trimmed:
+            bordered = rows["trimmed"].is_valid().to_numpy()
+            inside = rows.filter(bordered)
+            codes = np.frombuffer(b"".join(inside["trimmed"].to_pylist()), np.uint8)
+            blocks.append((own[bordered], codes.reshape(-1, 32), inside["trimmed_quality"]))
+        for some, block, quality in blocks:
+            chosen = np.ones(len(some), bool)
+            if min_quality is not None:
+                chosen = ~(quality.to_numpy() < min_quality)
+            if len(some):  # a part that lost all rows has no width of its own
+                widths.setdefault(block.shape[1], run / part.vectors)
+                vectors.append(block[chosen])
+                ids.append(some[chosen])
     if len(widths) > 1:
         (wide, first), (narrow, second), *_ = widths.items()
         raise ShardCorrupt(f"{first} is {wide} wide, {second} {narrow}; not of one encoder")

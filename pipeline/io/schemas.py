@@ -55,6 +55,11 @@ EMBEDDING_METADATA = _schema(
     ("quality", pa.float32(), _OPTIONAL),
 )
 
+HASH_METADATA = EMBEDDING_METADATA.append(pa.field("trimmed", pa.binary(32))).append(
+    pa.field("trimmed_quality", pa.float32())
+)
+"""Beside hashes: those of what a border encloses, null where there is none."""
+
 CLIP_SIMILARITY = _schema(("image_id", _I64), ("clip_similarity", _F64, _OPTIONAL))
 
 CAPTION_GROUPS = _schema(
@@ -151,9 +156,29 @@ PROMPTS = _schema(
     ("rank", _I32),
 )
 
+PROMPTS_REJECTED = _schema(("row", _I64), ("reason", _STR), ("detail", _STR))
+
+_ASKED = (
+    ("row", _I64),
+    ("asked", _STR),
+    ("kind", _STR, _OPTIONAL),
+    ("status", _STR),
+    ("reason", _STR),
+    ("detail", _STR),
+    ("found", _BOOL),
+    ("how", _STR, _OPTIONAL),
+    ("image_id", _I64, _OPTIONAL),
+    ("group_id", _I64, _OPTIONAL),
+    ("asked_l2", _F64, _OPTIONAL),
+    ("asked_tiled_l2", _F64, _OPTIONAL),
+)
+
+ASKED = _schema(*_ASKED)
+
 SCREEN = _schema(
     ("prompt_id", _I64),
     ("seed", _I64),
+    ("step", _I32),
     ("timestep", _I32),
     ("x_t_source", _STR),
     ("dim", _I32),
@@ -162,21 +187,56 @@ SCREEN = _schema(
     ("eps_dot", _F64),
     ("eps_dot_prev", _F64, _OPTIONAL),
     ("cos_channel_mean", _F64),
+    ("predicts", _STR),  # noise, or velocity for a flow model
 )
 
+COLLECTED = _schema(
+    ("generation_id", _I64),
+    ("shard", _STR),
+    ("key", _STR),
+    ("member", _STR, _OPTIONAL),
+    ("offset", _I64, _OPTIONAL),
+    ("size", _I64, _OPTIONAL),
+    ("prompt_id", _I64, _OPTIONAL),
+    ("caption", _STR),
+    ("seed", _I64, _OPTIONAL),
+    ("width", _I32, _OPTIONAL),
+    ("height", _I32, _OPTIONAL),
+    ("sha256", _STR, _OPTIONAL),
+    ("status", _STR),
+    ("reason", _STR),
+    ("detail", _STR),
+)
+
+PROBES = _schema(
+    ("prompt_id", _I64),
+    ("probe", _STR),
+    ("score", _F64, _OPTIONAL),
+    ("n_forwards", _I64),
+    ("reason", _STR),
+)
+
+# Of pictures that another generator made it is not known how.
 GENERATIONS = _schema(
     ("generation_id", _I64),
     ("key", _STR),
     ("prompt_id", _I64, _OPTIONAL),
-    ("seed", _I64),
-    ("scheduler", _STR),
-    ("num_inference_steps", _I32),
-    ("guidance_scale", _F64),
-    ("negative_prompt", _STR),
-    ("model_fingerprint", _STR),
+    ("seed", _I64, _OPTIONAL),
+    ("scheduler", _STR, _OPTIONAL),
+    ("num_inference_steps", _I32, _OPTIONAL),
+    ("guidance_scale", _F64, _OPTIONAL),
+    ("negative_prompt", _STR, _OPTIONAL),
+    ("model_fingerprint", _STR, _OPTIONAL),
     ("sha256", _STR),
     ("status", _STR),
     ("reason", _STR),
+)
+
+CLUSTERS = _schema(
+    ("generation_id", _I64),
+    ("prompt_id", _I64, _OPTIONAL),
+    ("encoder", _STR),
+    ("cluster", _I32),
 )
 
 MATCHES = _schema(
@@ -209,12 +269,21 @@ _DISTANCES = (
 VERDICTS = _schema(
     ("generation_id", _I64),
     ("prompt_id", _I64, _OPTIONAL),
-    ("seed", _I64),
+    ("seed", _I64, _OPTIONAL),
     ("image_id", _I64, _OPTIONAL),
     ("group_id", _I64, _OPTIONAL),
     ("verdict", _STR),
     ("confidence", _F64, _OPTIONAL),
     *_DISTANCES,
+)
+
+ROUNDS = _schema(
+    ("prompt_id", _I64),
+    ("n_generated", _I32),
+    ("n_hits", _I32),
+    ("verdict", _STR),
+    ("memorized", _F64),
+    ("open", _BOOL),
 )
 
 FINDINGS = _schema(
@@ -235,12 +304,22 @@ FINDINGS = _schema(
     ("seeds_hit", pa.list_(_I64)),
     ("clique_size", _I32),
     ("clique_capped", _BOOL),
+    ("density_cluster_size", _I32, _OPTIONAL),
     ("image_ids", pa.list_(_I64)),
     ("n_unet_forwards", _I64),
     ("noise_gap", _F64, _OPTIONAL),
     ("noise_gap_all", _F64, _OPTIONAL),
     ("webster", _F64, _OPTIONAL),
     ("anisotropy", _F64, _OPTIONAL),
+    ("anisotropy_cosine", _F64, _OPTIONAL),
+    ("dsm_change", _F64, _OPTIONAL),
+    ("dsm_change_2", _F64, _OPTIONAL),
+    ("edges", _F64, _OPTIONAL),
+    ("sharpness", _F64, _OPTIONAL),
+    ("attention_entropy_first", _F64, _OPTIONAL),
+    ("attention_entropy", _F64, _OPTIONAL),
+    ("bright_ending", _F64, _OPTIONAL),
+    ("seed_agreement", _F64, _OPTIONAL),
 )
 
 DISTANCES = tuple(field[0] for field in _DISTANCES)
@@ -253,6 +332,25 @@ EXTRACTED = _schema(
     ("n_generations", _I32),
     ("generation_id", _I64),
     ("verdict", _STR),
+    *_DISTANCES,
+)
+
+# n_hits are of the n_generated drawings of the group's own captions; the distances and the seed are
+# those of the best generation, whichever caption it had.
+IMAGES_ASKED = _schema(
+    *_ASKED,
+    ("n_duplicates", _I32, _OPTIONAL),
+    ("n_captions", _I32, _OPTIONAL),
+    ("captions", pa.list_(_STR), _OPTIONAL),
+    ("verdict", _STR, _OPTIONAL),
+    ("n_generated", _I32, _OPTIONAL),
+    ("n_hits", _I32, _OPTIONAL),
+    ("n_hits_elsewhere", _I32, _OPTIONAL),
+    ("rate", _F64, _OPTIONAL),
+    ("ci_low", _F64, _OPTIONAL),
+    ("ci_high", _F64, _OPTIONAL),
+    ("generation_id", _I64, _OPTIONAL),
+    ("seed", _I64, _OPTIONAL),
     *_DISTANCES,
 )
 
@@ -273,6 +371,20 @@ REDRAWS = _schema(
     *_DISTANCES,
 )
 
+ATTACKS = _schema(
+    ("method", _STR),
+    ("attack", _STR),
+    ("arm", _STR),
+    ("target_group", _I64, _OPTIONAL),
+    ("subject", _I64),
+    ("caption", _STR),
+    ("n", _I32),
+    ("hits", _I32),
+    ("nearest_tiled_l2", _F64),
+    ("n_unet_forwards", _I64),
+    ("model_sha256", _STR),
+)
+
 VERIFICATION = _schema(
     ("method", _STR),
     ("attack", _STR),
@@ -288,7 +400,7 @@ VERIFICATION = _schema(
     ("rate_after", _F64),
     ("ci_low", _F64),
     ("ci_high", _F64),
-    ("drift", _F64),
+    ("drift", _F64, _OPTIONAL),
     ("seed_drift", _F64, _OPTIONAL),
     ("model_sha256", _STR),
 )

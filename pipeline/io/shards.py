@@ -21,6 +21,7 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from pipeline.errors import MissingInput, ShardCorrupt, UsageError, first_line
 from pipeline.io.atomic import atomic_path, write_bytes
+from pipeline.io.images import EXTENSIONS
 from pipeline.io.tables import write_table
 from pipeline.io.tarscan import Member
 
@@ -143,6 +144,11 @@ def iterate_samples(path: Path, keys: Collection[str]) -> Iterator[dict[str, Any
             yield from group_by_keys(files)
         except (tarfile.TarError, ValueError) as error:
             raise ShardCorrupt(f"{path}: not as it was scanned ({first_line(error)})") from error
+
+
+def picture_bytes(sample: Mapping[str, Any]) -> bytes:
+    """The bytes of a sample's picture; none where it has none."""
+    return next((bytes(sample[name]) for name in EXTENSIONS if name in sample), b"")
 
 
 def write_shard(path: Path, samples: Sequence[Mapping[str, Any]]) -> None:

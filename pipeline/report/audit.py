@@ -2,20 +2,25 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 from pipeline.detection.intervals import upper_bound
-from pipeline.detection.verdict import HITS, Thresholds, Verdict
+from pipeline.detection.unconditional import rarefied
+from pipeline.detection.verdict import HITS, Verdict
 from pipeline.io import schemas
 from pipeline.io.tables import read_parts, read_rows
 from pipeline.report.bins import bin_label, bin_labels
-from pipeline.report.facts import Audit, Extracted, Finding, Point, Rate, Series
-from pipeline.report.sources import Sources
+from pipeline.report.facts import Audit, Extracted, Extraction, Finding, Point, Rate, Series
+from pipeline.report.sources import Sources, count_rows
 from pipeline.report.text import short_hash
+from pipeline.stages.judging import thresholds
+from pipeline.stages.rounds import schedule
 
 Row = dict[str, Any]
 SHOWN = tuple(str(verdict) for verdict in (*HITS, Verdict.UNDECIDED))
 FINDINGS = "findings.parquet"
+_PER = 1000
 _VERDICTS = "verdicts.parquet"
 _GENERATIONS = "generations/*.parquet"
 _DISTANCES = ("similarity", "l2", "tiled_l2", "nearest_ratio")
@@ -46,15 +51,17 @@ def audit(sources: Sources, findings: list[Row]) -> Audit | None:
         sources=sources.labels(FINDINGS, _VERDICTS, _GENERATIONS),
         captions=len(findings),
         controls=len(controls),
+        given=config.generate.folder is not None,
         generations=len(drawn),
         blank=sum(row["reason"] == "blank" for row in drawn),
         verdicts=_counts(findings),
         flagged_controls=Rate.of(_flagged(controls), len(controls)),
         calibration=tuple(sorted({row["calibration"] for row in findings})),
-        thresholds=vars(Thresholds(**config.verdict.model_dump(exclude_none=True))),
+        thresholds=vars(thresholds(config.verdict)),
+        rounds=tuple(drawn.stop for drawn in schedule(config.generate)),
         sampling=_sampling(drawn, redact=config.report.redact),
         unet_forwards=sum(row["n_unet_forwards"] for row in findings),
-        model_fingerprints=tuple(sorted({row["model_fingerprint"] for row in drawn})),
+        model_fingerprints=_known(drawn, "model_fingerprint"),
         findings=_with_best(sources, shown[: config.report.max_findings]),
         n_findings=len(shown),
         upper_bound_of_none=upper_bound(0, fewest) if fewest else None,
@@ -62,18 +69,33 @@ def audit(sources: Sources, findings: list[Row]) -> Audit | None:
 
 
 def extracted(sources: Sources) -> Extracted | None:
-    """The count of training pictures found; None where nothing was matched."""
+    """The count of training pictures found; None where there was no training set to match."""
     path = sources.one("extracted.parquet")
-    if path is None:
+    if path is None or sources.one("duplicates.parquet") is None:
         return None
     rows = read_rows(path, schemas.EXTRACTED)
+    samples = count_rows(sources.find(_GENERATIONS))
+    hits = Counter[int]()
+    for row in rows:
+        hits[row["group_id"]] += row["n_generations"]
+    per = min(_PER, samples)
     return Extracted(
         sources=sources.labels("extracted.parquet"),
         pictures=len({row["group_id"] for row in rows}),
         images=len(rows),
         by_verdict=_counts(rows),
-        generations=sum(row["n_generations"] for row in rows),
+        generations=hits.total(),
+        samples=Rate.of(hits.total(), samples),
+        per=per,
+        distinct=rarefied(sorted(hits.values()), samples, per),
+        shown=_clearest(rows)[: sources.context.config.report.max_findings],
     )
+
+
+def _clearest(rows: list[Row]) -> tuple[Extraction, ...]:
+    names = [field.name for field in fields(Extraction)]
+    order = sorted(rows, key=lambda row: (SHOWN.index(row["verdict"]), row["l2"], row["image_id"]))
+    return tuple(Extraction(**{name: row[name] for name in names}) for row in order)
 
 
 def curve(sources: Sources, findings: Iterable[Row]) -> Series | None:
@@ -124,6 +146,7 @@ def _finding(row: Row, best: Row) -> Finding:
         n_duplicates=row["n_duplicates"],
         n_caption_copies=row["n_caption_copies"],
         rate=Rate.of(row["n_hits"], row["n_generated"]),
+        confidence=row["confidence"],
         clique_size=row["clique_size"],
         group_id=row["group_id"],
         image_id=best.get("image_id"),
@@ -132,6 +155,11 @@ def _finding(row: Row, best: Row) -> Finding:
         seed=best.get("seed"),
         **{name: best.get(name) for name in _DISTANCES},
     )
+
+
+def _known(rows: list[Row], name: str) -> tuple[Any, ...]:
+    """The distinct values of a column, ascending; of other generators' pictures there are none."""
+    return tuple(sorted({row[name] for row in rows if row[name] is not None}))
 
 
 def _flagged(rows: Iterable[Row]) -> int:
@@ -147,7 +175,7 @@ def _sampling(drawn: list[Row], *, redact: bool) -> dict[str, Any]:
     """How the pictures were drawn; several values where drawings differ."""
     found: dict[str, Any] = {}
     for name in _SAMPLING:
-        values = sorted({row[name] for row in drawn})
+        values = list(_known(drawn, name))
         if name == "negative_prompt" and redact:
             values = [short_hash(value) for value in values if value]
         if values:

@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from pipeline.report.facts import Facts
-from pipeline.report.page import environment
+from pipeline.report.page import environment, per_thousand
 
 
 def render_card(facts: Facts) -> str:
@@ -34,6 +34,8 @@ def _head(facts: Facts) -> dict[str, Any]:
     if facts.extracted:
         head["training_pictures_extracted"] = facts.extracted.pictures
         head["training_images_extracted"] = facts.extracted.images
+        head["samples"] = facts.extracted.samples.n
+        head["samples_that_reproduce_per_1000"] = per_thousand(facts.extracted.samples)
     if facts.erasure:
         head["erasure"] = {
             method.name: {"verdict": method.verdict, "damaged": method.damaged}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report import dataset, detectors
+from pipeline.report.asked import asked
 from pipeline.report.audit import FINDINGS, audit, curve, extracted, read_findings
 from pipeline.report.bins import bin_label, bin_labels
 from pipeline.report.captions import captions
@@ -19,6 +20,8 @@ _DECIMALS = 6
 _PAGE_ONLY = (
     ("duplicates", "shown"),
     ("captions", "shown"),
+    ("extracted", "shown"),
+    ("asked", "shown"),
     ("erasure", "comparisons"),
     ("noise_gaps",),
 )
@@ -45,6 +48,7 @@ def collect(context: Context) -> Facts:
         captions=captions(sources),
         audit=audit(sources, findings),
         extracted=extracted(sources),
+        asked=asked(sources),
         curve=tuple(series for series in curves if series),
         detectors=detectors.detector_tables(sources, findings),
         noise_gaps=detectors.noise_gaps(findings),
@@ -86,7 +90,9 @@ def _truth(sources: Sources, score: dict[str, Any]) -> Series | None:
 
 def _model_name(context: Context, *, audited: bool) -> str | None:
     """The model's name without the folders of this machine."""
-    name = context.config.model.path
+    name, folder = context.config.model.path, context.config.generate.folder
+    if folder is not None and name is None:
+        return f"pictures of another generator, {folder.name}" if audited else None
     if name is None:
         return "the demo's model" if audited else None
     return Path(name).name if Path(name).is_absolute() else name

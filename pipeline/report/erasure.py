@@ -1,5 +1,6 @@
 """Before and after: each erased model's verdict, its rates by arm, and drawings to look at."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from pipeline.detection.verdict import HITS
@@ -84,7 +85,6 @@ def _method(name: str, record: Row, said: Row | None, rows: list[Row]) -> Method
 
 def _arm(attack: str, arm: str, rows: list[Row]) -> Arm:
     own = [row for row in rows if (row["attack"], row["arm"]) == (attack, arm)]
-    drifts = [row["seed_drift"] for row in own if row["seed_drift"] is not None]
     return Arm(
         arm=arm,
         attack=attack,
@@ -92,9 +92,14 @@ def _arm(attack: str, arm: str, rows: list[Row]) -> Arm:
         before=_pooled(own, "hits_before"),
         after=_pooled(own, "hits_after"),
         displaced=_pooled(own, "displaced_after"),
-        drift=sum(row["drift"] for row in own) / len(own),
-        seed_drift=sum(drifts) / len(drifts) if drifts else None,
+        drift=_mean(row["drift"] for row in own),
+        seed_drift=_mean(row["seed_drift"] for row in own),
     )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _rank(arm: str) -> int:

@@ -129,6 +129,7 @@ class Finding:
     n_duplicates: int
     n_caption_copies: int
     rate: Rate
+    confidence: float | None
     clique_size: int
     group_id: int | None
     image_id: int | None
@@ -165,10 +166,28 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Extraction:
+    """A training image that was found, with the sample that comes nearest to it."""
+
+    image_id: int
+    group_id: int
+    verdict: str
+    n_duplicates: int
+    n_generations: int
+    generation_id: int
+    l2: float | None
+    tiled_l2: float | None
+    l2_ratio_50nn: float | None
+
+
+@dataclass(frozen=True)
 class Extracted:
     """Training pictures that at least one generation reproduces: the field's headline count.
 
     `pictures` are distinct, one a duplicate group; `images` counts the copies that were nearest.
+    `samples` is the share of all samples that reproduce one. Generators are compared at equal
+    counts: `distinct` pictures are to be expected among `per` of the samples, which are 1,000, or
+    all where fewer were drawn (pipeline.detection.unconditional). `shown` are the clearest.
     """
 
     sources: tuple[str, ...]
@@ -176,21 +195,27 @@ class Extracted:
     images: int
     by_verdict: Mapping[str, int]
     generations: int
+    samples: Rate
+    per: int
+    distinct: float
+    shown: tuple[Extraction, ...]
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was asked of the model, and what it answered."""
+    """What was asked of the model, and what it answered; `given`: pictures of another generator."""
 
     sources: tuple[str, ...]
     captions: int
     controls: int
+    given: bool
     generations: int
     blank: int
     verdicts: Mapping[str, int]
     flagged_controls: Rate
     calibration: tuple[str, ...]
     thresholds: Mapping[str, float | int | None]
+    rounds: tuple[int, ...]
     sampling: Mapping[str, str | float | int]
     unet_forwards: int
     model_fingerprints: tuple[str, ...]
@@ -201,7 +226,11 @@ class Audit:
 
 @dataclass(frozen=True)
 class Detector:
-    """How well one score parts flagged captions from the others."""
+    """How well one score parts flagged captions from the others.
+
+    Intervals are over families of captions. `forwards`: of the model, a caption, None if unknown.
+    `chance_tpr`: what a score that knows nothing reaches on average, in place of `tpr`.
+    """
 
     name: str
     title: str
@@ -211,6 +240,8 @@ class Detector:
     auc_low: float | None
     auc_high: float | None
     tpr: Rate | None
+    forwards: float | None
+    chance_tpr: float | None
 
 
 @dataclass(frozen=True)
@@ -221,7 +252,39 @@ class DetectorTable:
     sources: tuple[str, ...]
     positives: int
     negatives: int
+    families: int
     detectors: tuple[Detector, ...]
+
+
+@dataclass(frozen=True)
+class AskedImage:
+    """An image that someone asked about. `verdict`: None where nothing was drawn for it."""
+
+    asked: str
+    found: bool
+    how: str | None
+    image_id: int | None
+    n_duplicates: int | None
+    verdict: str | None
+    drawings: Rate | None
+    elsewhere: int
+    captions: tuple[str, ...]
+    generation_id: int | None
+    l2: float | None
+    tiled_l2: float | None
+
+
+@dataclass(frozen=True)
+class AskedImages:
+    """The answers to a rights-holder's list, by verdict; `shown` are the worst, and then others."""
+
+    sources: tuple[str, ...]
+    rows: int
+    not_in_set: int
+    not_drawn: int
+    verdicts: Mapping[str, int]
+    rejected: Mapping[str, int]
+    shown: tuple[AskedImage, ...]
 
 
 @dataclass(frozen=True)
@@ -242,7 +305,7 @@ class Arm:
     before: Rate
     after: Rate
     displaced: Rate
-    drift: float
+    drift: float | None
     seed_drift: float | None
 
 
@@ -325,6 +388,7 @@ class Facts:
     captions: Captions | None
     audit: Audit | None
     extracted: Extracted | None
+    asked: AskedImages | None
     curve: tuple[Series, ...]
     detectors: tuple[DetectorTable, ...]
     noise_gaps: tuple[GapPoint, ...]

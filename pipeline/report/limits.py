@@ -41,25 +41,42 @@ def _audit_limits(facts: Facts, audit: Audit) -> Iterator[str]:
         )
     if facts.extracted is None or facts.duplicates is None:
         yield "No training set was given, so a caption can at most be undecided, never verbatim."
-    yield (
-        f"Only {audit.captions} captions were drawn. A training image that none of them names may "
-        "be memorized too."
-    )
+    if audit.given:
+        yield (
+            "The pictures were made by another generator: how is not known, and a training image "
+            "that none of them shows may be memorized too."
+        )
+    else:
+        yield (
+            f"Only {audit.captions} captions were drawn. A training image that none of them names "
+            "may be memorized too."
+        )
+    if len(audit.rounds) > 1 and not audit.given:
+        yield (
+            f"Captions were drawn in rounds, up to {audit.rounds[-1]} times, and no further once "
+            "the verdict was clear: their shares of drawings rest on unequal numbers; "
+            "`--exhaustive` draws all of them for every caption."
+        )
     if audit.upper_bound_of_none:
         yield (
             "A caption none of whose drawings shows a training image may still show it: with the "
             f"fewest drawings of any caption, at a rate of up to {audit.upper_bound_of_none:.0%} "
             "(exact 95 % bound)."
         )
+    if facts.extracted and facts.extracted.pictures and audit.given:
+        yield (
+            "Generators are compared by what they show in equal numbers of samples; intervals take "
+            "samples as independent."
+        )
     yield (
         "Drawings of one caption are not independent, so intervals over drawings are narrower than "
         "they should be; the numbers of captions stand beside them."
     )
-    if not facts.noise_gaps:
+    if not facts.noise_gaps and not audit.given:
         yield "The captions were not screened, so there is no noise gap to compare."
-    if any(0 < table.negatives < _SMALL for table in facts.detectors):
+    if any(0 < table.negatives <= _SMALL for table in facts.detectors):
         yield (
-            f"With fewer than {_SMALL} negatives, a false positive rate of 1 % means none at all."
+            f"With {_SMALL} negatives or fewer, less than 1 % of false positives means none at all."
         )
     if facts.detectors and not facts.demo:
         yield (

@@ -11,7 +11,16 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.report.facts import Comparison, Facts, Finding, Group, Member
+from pipeline.report.facts import (
+    AskedImage,
+    Comparison,
+    Extraction,
+    Facts,
+    Finding,
+    Group,
+    Member,
+    Rate,
+)
 from pipeline.report.pictures import Pictures, data_uri
 from pipeline.report.text import markdown, shorten, visible
 
@@ -32,6 +41,24 @@ class Card:
     """A finding with its pictures; None where one cannot be shown."""
 
     finding: Finding
+    generated: str | None
+    trained: str | None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A training image that was extracted, and no caption's card shows, with the sample."""
+
+    extraction: Extraction
+    generated: str | None
+    trained: str | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An image that was asked about, with the clearest drawing of it."""
+
+    image: AskedImage
     generated: str | None
     trained: str | None
 
@@ -70,6 +97,8 @@ def render_page(
         "facts": facts,
         "figures": figures,
         "cards": _folded(_cards(facts, pictures), _CARDS_OPEN),
+        "answers": _folded(_answers(facts, pictures), _CARDS_OPEN),
+        "proofs": _folded(_proofs(facts, pictures), _CARDS_OPEN),
         "strips": _folded(_strips(facts, pictures), _STRIPS_OPEN),
         "sides": _sides(facts, pictures),
     }
@@ -93,6 +122,7 @@ def environment() -> Environment:
         "markdown": markdown,
         "percent": _percent,
         "number": _number,
+        "per_thousand": per_thousand,
         "count": lambda value: f"{value:,}",
     }
     return made
@@ -108,6 +138,27 @@ def _cards(facts: Facts, pictures: Pictures) -> list[Card]:
     drawn = pictures.generations(f.generation_id for f in findings if f.generation_id is not None)
     return [
         Card(f, drawn.get(f.generation_id or 0), pictures.training(f.image_id)) for f in findings
+    ]
+
+
+def _proofs(facts: Facts, pictures: Pictures) -> list[Proof]:
+    findings = facts.audit.findings if facts.audit else ()
+    carded = {finding.image_group_id for finding in findings}
+    shown = facts.extracted.shown if facts.extracted else ()
+    left = [item for item in shown if item.group_id not in carded]
+    drawn = pictures.generations(item.generation_id for item in left)
+    return [
+        Proof(item, drawn.get(item.generation_id), pictures.training(item.image_id))
+        for item in left
+    ]
+
+
+def _answers(facts: Facts, pictures: Pictures) -> list[Answer]:
+    shown = facts.asked.shown if facts.asked else ()
+    drawn = pictures.generations(i.generation_id for i in shown if i.generation_id is not None)
+    return [
+        Answer(image, drawn.get(image.generation_id or 0), pictures.training(image.image_id))
+        for image in shown
     ]
 
 
@@ -142,6 +193,12 @@ def _percent(value: float | None) -> str:
         return "–"
     digits = 1 if 0 < value < 0.01 else 0
     return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def per_thousand(rate: Rate) -> str:
+    """A rate per 1,000 with its 95 % interval."""
+    shown = "–" if rate.rate is None else f"{1000 * rate.rate:.3g}"
+    return f"{shown} (95 % {1000 * rate.ci_low:.3g} to {1000 * rate.ci_high:.3g})"
 
 
 def _number(value: float | None) -> str:

@@ -36,13 +36,17 @@ _TRAIN = (
     "recall/*.json",
 )
 _FINDINGS = (
+    "collected/*.parquet",
     "prompts.parquet",
     "screen.parquet",
+    "probes.parquet",
+    "clusters.parquet",
     "generations/*.parquet",
     "generations/*.tar",
     "verdicts.parquet",
     "findings.parquet",
     "extracted.parquet",
+    "images_asked.parquet",
 )
 _ERASED = ("erasure.json", "*/erasure.json")
 

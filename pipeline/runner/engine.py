@@ -5,8 +5,10 @@ The driver holds receipts and counts, never data.
 
 import fcntl
 import json
+import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from pipeline.runner.serial import SerialExecutor
 from pipeline.runner.work import Done, Executor, Failure, Result, full_disk_named
 
 NOT_DOWNLOADED = "not_downloaded"
+_ROUND = re.compile(r"-\d+$")
 EXPECTED = {
     NOT_DOWNLOADED,
     "duplicate",
@@ -31,17 +34,25 @@ EXPECTED = {
     "featureless",
     "not_the_same",
     "no_caption",
+    "in_training_set",
+    "repeated",
+    "repeated_caption",
 }
 """Reasons that are a stage's purpose or the data set's past, and never count against a run."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How much of a run is done again."""
+    """How much of a run is done again, and until when: `stop_at`, by the monotonic clock."""
 
     rebuild: bool = False
     rebuild_from: str | None = None
     verify_inputs: bool = False
+    stop_at: float | None = None
+
+    def is_late(self) -> bool:
+        """Whether no more part may begin."""
+        return self.stop_at is not None and time.monotonic() >= self.stop_at
 
 
 @dataclass
@@ -52,12 +63,13 @@ class Summary:
     rejected: dict[str, Mapping[str, int]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     interrupted: bool = False
+    out_of_time: bool = False
 
     def exit_code(self, max_rejected: float) -> int:
         """The contract's code: 130 interrupted, 3 incomplete, 2 too much rejected, 0 done."""
-        if self.interrupted:
+        if self.interrupted and not self.out_of_time:
             return 130
-        if self.failed:
+        if self.failed or self.out_of_time:
             return 3
         return 2 if self.over_limit(max_rejected) else 0
 
@@ -67,17 +79,18 @@ class Summary:
         self.rejected |= {f"{name} {stage}": counts for stage, counts in other.rejected.items()}
         self.failed += [f"{name} {part}" for part in other.failed]
         self.interrupted |= other.interrupted
+        self.out_of_time |= other.out_of_time
 
     def over_limit(self, max_rejected: float) -> list[str]:
-        """Stages that rejected a larger share, expected reasons aside."""
-        over = []
+        """Stages that rejected a larger share, expected reasons aside; rounds count together."""
+        counted: Counter[str] = Counter()
+        rejected: Counter[str] = Counter()
         for stage, (rows_in, _) in self.rows.items():
-            counts = self.rejected[stage]
+            counts, name = self.rejected[stage], _ROUND.sub("", stage)
             expected = sum(counts.get(reason, 0) for reason in EXPECTED)
-            rejected = sum(counts.values()) - expected
-            if rejected > max_rejected * (rows_in - expected):
-                over.append(stage)
-        return over
+            counted[name] += rows_in - expected
+            rejected[name] += sum(counts.values()) - expected
+        return [name for name in counted if rejected[name] > max_rejected * counted[name]]
 
 
 def run_stages(
@@ -85,7 +98,8 @@ def run_stages(
 ) -> Summary:
     """Run `stages` in order in a locked run folder.
 
-    The first SIGINT lets running parts finish; a second one stops at once. Raises OutputExists
+    The first SIGINT lets running parts finish, and so does the time that `options` name; a second
+    SIGINT stops at once. Raises OutputExists
     where the folder is in use, PartFailed where a stage that later ones need is incomplete.
     """
     summary = Summary()
@@ -94,7 +108,7 @@ def run_stages(
         full_disk_named(context.run),
         _lock(context.run),
         _swept(context.run),
-        _interruptible() as stopping,
+        _interruptible() as asked,
         _executor(context) as executor,
     ):
         digests = DigestCache(
@@ -104,9 +118,10 @@ def run_stages(
         for stage in stages:
             rebuild |= stage.name == options.rebuild_from
             run = _StageRun(stage, context, digests, rebuild, progress)
-            run.execute(executor, stopping, summary)
+            run.execute(executor, lambda: asked() or options.is_late(), summary)
             digests.save()
             if summary.interrupted:
+                summary.out_of_time = not asked()
                 break
     return summary
 

@@ -37,7 +37,7 @@ from pipeline.runner.receipt import read_receipts
 from pipeline.stages.pairs import joined_thresholds
 
 _REST = "rest"
-_SETTINGS = ("pdq_min_quality", "max_pixel_l2")
+_SETTINGS = ("pdq_min_quality", "pdq_variants", "max_pixel_l2")
 
 
 def plan(context: Context) -> list[Part]:

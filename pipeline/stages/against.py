@@ -11,6 +11,7 @@ run folder of their own (see pipeline.jobs).
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,9 @@ import pyarrow as pa
 
 import indexes
 from indexes.binary import BITS
-from pipeline.config import PIXELS
+from pipeline.config import PIXELS, RunConfig
 from pipeline.encoders import metric_of
+from pipeline.encoders.pdq import mirror_of
 from pipeline.errors import InputError, MissingInput
 from pipeline.io import schemas
 from pipeline.io.runfolder import (
@@ -36,7 +38,7 @@ from pipeline.io.runfolder import (
 from pipeline.io.tables import read_parts, table_from_columns, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.evalsets import EvalSet, compared_encoders, eval_sets
-from pipeline.stages.pairs import joined_thresholds, near_in_pixels
+from pipeline.stages.pairs import joined_thresholds, near_in_pixels, read_compared
 
 CONTAMINATED = "contaminated"
 _RANK = {"bytes": 0, "pixels": 1, "pdq": 2, "descriptor": 3}
@@ -154,13 +156,9 @@ class _Reference:
         """Shard and key."""
         return self._place[image_id]
 
-    def vectors(
-        self, encoder: str, *, normalise: bool, min_quality: float | None
-    ) -> tuple[Ids, npt.NDArray[np.generic]]:
+    def vectors(self, encoder: str, config: RunConfig) -> tuple[Ids, npt.NDArray[Any]]:
         """Ids and vectors of the centres, in the order of shard and key."""
-        ids, vectors = read_embeddings(
-            self.set.run, encoder, normalise=normalise, min_quality=min_quality
-        )
+        ids, vectors = read_compared(self.set.run, encoder, config)
         rows = np.flatnonzero(np.isin(ids, self._centres))
         order = sorted(rows.tolist(), key=lambda row: self._order[int(ids[row])])
         return ids[order], vectors[order]
@@ -207,11 +205,8 @@ def _join(
     config = context.config.pairs
     metric = metric_of(context.config.embed.encoders[name])
     hamming = metric == "hamming"
-    quality = config.pdq_min_quality if hamming else None
-    ids, vectors = read_embeddings(
-        context.run, name, [part], normalise=metric == "cosine", min_quality=quality
-    )
-    their_ids, theirs = reference.vectors(name, normalise=metric == "cosine", min_quality=quality)
+    ids, vectors = read_compared(context.run, name, context.config, [part])
+    their_ids, theirs = reference.vectors(name, context.config)
     if not len(ids) or not len(their_ids):
         return
     if vectors.shape[1] != theirs.shape[1]:
@@ -219,6 +214,9 @@ def _join(
             f"{reference.set.address}: vectors of {name} are {theirs.shape[1]} wide, the training "
             f"set's {vectors.shape[1]}; not of one encoder"
         )
+    mirror = mirror_of(config.pdq_variants) if hamming else None
+    if mirror is not None:
+        theirs = np.concatenate([theirs, theirs ^ mirror])
     if config.max_pixel_l2 is not None:
         pixels = read_embeddings(context.run, PIXELS, [part], normalise=False)
         their_pixels = read_embeddings(reference.set.run, PIXELS, normalise=False)
@@ -226,6 +224,7 @@ def _join(
     for start in range(0, len(ids), _ROWS_AT_ONCE):  # what is found is not bounded by anything else
         block = vectors[start : start + _ROWS_AT_ONCE]
         rows, places, scores = indexes.range_pairs(block, theirs, threshold, metric)
+        places %= len(their_ids)  # the second half are the mirrored
         own, other = ids[start + rows], their_ids[places]
         nearness = 1 - scores / BITS if hamming else scores
         if config.max_pixel_l2 is not None:

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 import indexes
 from indexes import Pairs
-from indexes.binary import BITS
 from pipeline.config import joined_encoders
 from pipeline.encoders import metric_of
+from pipeline.encoders.pdq import mirror_of
 from pipeline.errors import ShardCorrupt
 from pipeline.geometry import LocalFeatures, local_features, same_picture
 from pipeline.geometry.features import SIDE
@@ -33,7 +33,6 @@ from pipeline.io.runfolder import (
     own_image_parts,
     pair_part,
     part_name,
-    read_embeddings,
     read_images,
 )
 from pipeline.io.shards import read_member
@@ -48,6 +47,7 @@ from pipeline.stages.pairs import (
     joined_thresholds,
     open_join,
     pair_table,
+    read_compared,
     row_blocks,
 )
 from pipeline.stages.scan import image_limits, shards_of
@@ -148,13 +148,9 @@ def _hashes(context: Context) -> list[str]:
 
 def _apart(pairs: Pairs, context: Context, name: str, bits: float) -> Pairs:
     """The pairs that are no pairs by the hashes `name`."""
-    quality = context.config.pairs.pdq_min_quality
-    ids, codes = read_embeddings(context.run, name, normalise=False, min_quality=quality)
-    known = np.isin(pairs.id_a, ids) & np.isin(pairs.id_b, ids)
-    distance = np.full(len(pairs), float(BITS))
-    a, b = (np.searchsorted(ids, column[known]) for column in (pairs.id_a, pairs.id_b))
-    distance[known] = indexes.hamming(codes[a], codes[b])
-    far = distance > bits
+    ids, codes = read_compared(context.run, name, context.config)
+    mirror = mirror_of(context.config.pairs.pdq_variants)
+    far = indexes.least_hamming(codes, ids, pairs.id_a, pairs.id_b, mirror=mirror) > bits
     return Pairs(pairs.id_a[far], pairs.id_b[far], pairs.similarity[far])
 
 

@@ -34,7 +34,7 @@ from pipeline.io.tables import read_table
 from pipeline.runner.part import Context, Outcome, Part, Stage
 
 _ROWS_AT_ONCE = 1 << 16
-_FILES = ("vectors", "ids", "sketches", "probes", "centroids")
+_FILES = ("vectors", "ids", "sketches", "probes", "margins", "centroids")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +56,10 @@ def open_cells(run: Path, encoder: str) -> StoredCells | None:
     paths = [run / name for name in cell_files(encoder)]
     if not all(path.is_file() for path in paths):
         return None
-    vectors, ids, sketches, probes, centroids = (np.load(path, mmap_mode="r") for path in paths)
-    return StoredCells(vectors, ids, indexes.Cells(sketches, centroids, probes))
+    vectors, ids, sketches, probes, margins, centroids = (
+        np.load(path, mmap_mode="r") for path in paths
+    )
+    return StoredCells(vectors, ids, indexes.Cells(sketches, centroids, probes, margins))
 
 
 def plan(context: Context) -> list[Part]:
@@ -92,7 +94,8 @@ def run(part: Part, context: Context) -> Outcome:
             threads=config.runner.threads_per_part,
         )
         order = np.argsort(cells.probes[:, 0], kind="stable")
-        columns: tuple[npt.NDArray[Any], ...] = (vectors, ids, cells.sketches, cells.probes)
+        columns: tuple[npt.NDArray[Any], ...] = (vectors, ids, cells.sketches)
+        columns += (cells.probes, cells.margins)
         for output, rows in zip(outputs, columns, strict=False):
             _write(context.path(output), rows, order)
     _write(context.path(outputs[-1]), cells.centroids, np.arange(len(cells)))
@@ -135,4 +138,4 @@ def _write(path: Path, rows: npt.NDArray[Any], order: npt.NDArray[np.int64]) -> 
         written.flush()
 
 
-STAGE = Stage("cells", 1, ("pairs", "embed"), plan, run)
+STAGE = Stage("cells", 2, ("pairs", "embed"), plan, run)

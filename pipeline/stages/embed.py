@@ -137,14 +137,28 @@ class _Column:
 
     def add(self, rows: list[dict[str, Any]], encoded: Encoded) -> None:
         sound = _sound(encoded.vectors, self.metric)
-        quality = encoded.quality if encoded.quality is not None else [None] * len(rows)
-        for row, value, good in zip(rows, quality, sound, strict=True):
+        for row, further, good in zip(rows, _further(encoded), sound, strict=True):
             if good:
-                self.rows.append(row | {"quality": None if value is None else float(value)})
+                self.rows.append(row | further)
             else:
                 detail = "the vector is not finite or has no direction"
                 self.rejected.append(_rejection(row, "no_vector", detail))
         self.blocks.append(encoded.vectors[sound])
+
+
+def _further(encoded: Encoded) -> Iterator[dict[str, Any]]:
+    """What the metadata say of each row beside the picture's own."""
+    trimmed = encoded.trimmed
+    for row, vector in enumerate(encoded.vectors):
+        found: dict[str, Any] = {"quality": _quality(encoded, row)}
+        if trimmed is not None and not np.array_equal(trimmed.vectors[row], vector):
+            inside = trimmed.vectors[row].tobytes()
+            found |= {"trimmed": inside, "trimmed_quality": _quality(trimmed, row)}
+        yield found
+
+
+def _quality(encoded: Encoded, row: int) -> float | None:
+    return None if encoded.quality is None else float(encoded.quality[row])
 
 
 def _sound(vectors: npt.NDArray[Any], metric: Metric) -> npt.NDArray[np.bool_]:
@@ -174,7 +188,8 @@ def _write(
     buffer = io.BytesIO()
     np.save(buffer, stored, allow_pickle=False)
     write_bytes(run / part.vectors, buffer.getvalue())
-    write_rows(run / part.metadata, column.rows, schemas.EMBEDDING_METADATA)
+    schema = schemas.HASH_METADATA if column.metric == "hamming" else schemas.EMBEDDING_METADATA
+    write_rows(run / part.metadata, column.rows, schema)
     write_rows(run / part.rejected, [*undecodable, *column.rejected], schemas.REJECTED)
     return part.vectors, part.metadata, part.rejected
 
@@ -189,4 +204,4 @@ def _least_side(encoders: Mapping[str, Encoder]) -> int:
     return max(encoder.least_side for encoder in encoders.values())
 
 
-STAGE = Stage("embed", 2, ("embed", "scan"), plan, run, tolerant=True, on_device=True)
+STAGE = Stage("embed", 3, ("embed", "scan"), plan, run, tolerant=True, on_device=True)

@@ -4,17 +4,28 @@ verdicts.parquet a row a generation, findings.parquet a row a caption, extracted
 training image that was reproduced, which is the field's headline count.
 """
 
-from typing import Any
+from collections import Counter
 
-import numpy as np
 import pyarrow as pa
 
-from pipeline.detection.noise_gap import Gram, webster_score, wen_score
-from pipeline.detection.verdict import HITS
+from pipeline.detection.gram_detectors import GRAM_DETECTORS
+from pipeline.detection.posterior import MEMORIZED, confidence, posterior
+from pipeline.detection.probe_detectors import PROBE_DETECTORS
+from pipeline.detection.scored_steps import ScoredSteps
+from pipeline.detection.verdict import HITS, Verdict
 from pipeline.io import schemas
-from pipeline.io.runfolder import DUPLICATES, EXTRACTED, FINDINGS, SCREEN, VERDICTS
-from pipeline.io.tables import read_parts, read_table, write_rows, write_table
+from pipeline.io.runfolder import (
+    CLUSTERS,
+    DUPLICATES,
+    EXTRACTED,
+    FINDINGS,
+    PROBES,
+    SCREEN,
+    VERDICTS,
+)
+from pipeline.io.tables import read_parts, read_rows, read_table, write_rows, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.stages.beliefs import belief_of, calibration_of, standardized_scores
 from pipeline.stages.gallery import Row
 
 
@@ -25,7 +36,7 @@ def plan(context: Context) -> list[Part]:
         for folder in ("verdicts", "findings")
         for path in sorted(context.run.glob(f"{folder}/part-*.parquet"))
     ]
-    inputs += [SCREEN] if context.path(SCREEN).is_file() else []
+    inputs += [name for name in (SCREEN, PROBES, CLUSTERS) if context.path(name).is_file()]
     if (context.train / DUPLICATES).is_file():
         inputs.append(relative(context.train / DUPLICATES, context.run))
     return [Part("all", tuple(inputs))]
@@ -38,12 +49,19 @@ def run(part: Part, context: Context) -> Outcome:
     findings = read_parts(
         sorted(context.run.glob("findings/part-*.parquet")), schemas.FINDINGS
     ).to_pylist()
-    scores = screen_scores(context)
-    screen, how = context.config.screen, context.config.generate
+    scores, scored_steps = screen_scores(context)
+    probed, probe_forwards = probe_scores(context)
+    clusters = cluster_sizes(context)
+    how = context.config.generate
+    settle = _Settlement(context)
     for row in findings:
-        row.update(scores.get(row["prompt_id"], {}))
-        screened = screen.seeds * screen.steps if row["prompt_id"] in scores else 0
-        row["n_unet_forwards"] = 2 * (screened + row["n_generated"] * how.steps)
+        prompt = row["prompt_id"]
+        row["density_cluster_size"] = clusters.get(prompt)
+        row.update(scores.get(prompt, {}) | probed.get(prompt, {}))
+        steps = 0 if how.folder else how.steps  # another generator's cost is not known
+        drawn = 2 * row["n_generated"] * steps
+        row["n_unet_forwards"] = drawn + 2 * scored_steps[prompt] + probe_forwards[prompt]
+        settle(row)
     findings.sort(key=lambda row: (-row["n_duplicates"], -(row["rate"] or 0), row["prompt_id"]))
     write_table(context.path(VERDICTS), verdicts)
     write_rows(context.path(FINDINGS), findings, schemas.FINDINGS)
@@ -51,28 +69,82 @@ def run(part: Part, context: Context) -> Outcome:
     return Outcome((VERDICTS, FINDINGS, EXTRACTED), verdicts.num_rows, verdicts.num_rows)
 
 
-def screen_scores(context: Context) -> dict[int, Row]:
-    """Detector scores of each caption, from the scalars that `screen` stored."""
+class _Settlement:
+    """What the run's calibration adds to a finding: its confidence, and a verdict on scores alone.
+
+    A caption that was not drawn because its score makes memorization improbable is none; one that
+    the budget left out stays undecided.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._scores = standardized_scores(context)
+        self._belief = belief_of(context)
+        self._calibration = calibration_of(context)
+        self._least = context.config.generate.stop_below
+
+    def __call__(self, row: Row) -> None:
+        if self._calibration is None:
+            return
+        z = self._scores.get(row["prompt_id"])
+        hits, n = row["n_hits"], row["n_generated"]
+        if not n and posterior(0, 0, self._belief, z=z)[MEMORIZED] < self._least:
+            row["verdict"] = str(Verdict.NONE)
+        row["calibration"] = self._calibration.summary()
+        if row["verdict"] != Verdict.UNDECIDED:
+            found = row["verdict"] in HITS
+            row["confidence"] = confidence(hits, n, self._belief, found=found, z=z)
+
+
+def screen_scores(context: Context) -> tuple[dict[int, Row], Counter[int]]:
+    """Detector scores of each caption, from the scalars that `screen` stored, and how many steps.
+
+    A detector that needs a step which was not stored has no score.
+    """
     path = context.path(SCREEN)
     if not path.is_file():
-        return {}
+        return {}, Counter()
     table = read_table(path, schemas.SCREEN)
-    if not table.num_rows:
+    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    steps = ScoredSteps(columns)
+    rows: dict[int, Row] = {}
+    for detector in GRAM_DETECTORS:
+        for prompt, score in detector.score(steps).items():
+            rows.setdefault(prompt, {})[detector.name] = score
+    return rows, Counter(steps.prompt_id.tolist())
+
+
+def probe_scores(context: Context) -> tuple[dict[int, Row], Counter[int]]:
+    """Scores of the detectors that were probed for, and the forwards that they took together.
+
+    Detectors of one pass share their forwards: the dearest of them is counted.
+    """
+    path = context.path(PROBES)
+    named = context.config.probe.detectors  # the table may be that of an earlier configuration
+    rows = read_rows(path, schemas.PROBES) if named and path.is_file() else []
+    rows = [row for row in rows if row["probe"] in named]
+    shared = {detector.name: detector.shared_pass for detector in PROBE_DETECTORS}
+    scores: dict[int, Row] = {}
+    dearest: Counter[tuple[int, str]] = Counter()
+    for row in rows:
+        if row["score"] is not None:
+            scores.setdefault(row["prompt_id"], {})[row["probe"]] = row["score"]
+        key = row["prompt_id"], shared[row["probe"]]
+        dearest[key] = max(dearest[key], row["n_forwards"])
+    forwards: Counter[int] = Counter()
+    for (prompt, _), count in dearest.items():
+        forwards[prompt] += count
+    return scores, forwards
+
+
+def cluster_sizes(context: Context) -> dict[int, int]:
+    """The largest density cluster of each caption, 0 where it has none; empty if not asked for."""
+    path = context.path(CLUSTERS)
+    if context.config.clusters.encoder is None or not path.is_file():
         return {}
-    steps = context.config.screen.steps
-    first = table.filter(pa.compute.equal(table["x_t_source"], "pure_noise"))
-    gap, gap_all = wen_score(_columns(table), 1), wen_score(_columns(table), steps)
-    webster = _mean_by_prompt(first, webster_score(_gram(first)))
-    cosine = _mean_by_prompt(first, first["cos_channel_mean"].to_numpy())
-    return {
-        prompt: {
-            "noise_gap": gap[prompt],
-            "noise_gap_all": gap_all[prompt],
-            "webster": webster[prompt],
-            "anisotropy": cosine[prompt],
-        }
-        for prompt in gap
-    }
+    table = read_table(path, schemas.CLUSTERS, columns=["prompt_id", "cluster"])
+    prompts, clusters = table["prompt_id"].to_pylist(), table["cluster"].to_pylist()
+    largest = Counter(p for p, cluster in zip(prompts, clusters, strict=True) if cluster == 0)
+    return {prompt: largest[prompt] for prompt in prompts}
 
 
 def extracted(verdicts: pa.Table, context: Context) -> list[Row]:
@@ -104,19 +176,10 @@ def extracted(verdicts: pa.Table, context: Context) -> list[Row]:
     return rows
 
 
-def _columns(table: pa.Table) -> dict[str, Any]:
-    return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
-
-
-def _gram(table: pa.Table) -> Gram:
-    names = ("dim", "eps_uncond_sq", "eps_text_sq", "eps_dot", "cos_channel_mean")
-    return Gram(**{name: table[name].to_numpy() for name in names})
-
-
-def _mean_by_prompt(table: pa.Table, values: np.ndarray) -> dict[int, float]:
-    prompts, place = np.unique(table["prompt_id"].to_numpy(), return_inverse=True)
-    means = np.bincount(place, values) / np.bincount(place)
-    return dict(zip(prompts.tolist(), means.tolist(), strict=True))
-
-
-STAGE = Stage("findings", 1, ("screen", "generate", "train"), plan, run)
+STAGE = Stage(
+    "findings",
+    3,
+    ("generate", "probe", "clusters", "train", "verdict", "model"),
+    plan,
+    run,
+)

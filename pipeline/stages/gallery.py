@@ -28,14 +28,20 @@ from pipeline.encoders import build_encoder, metric_of
 from pipeline.io import schemas
 from pipeline.io.digest import sha256_once
 from pipeline.io.images import to_square
-from pipeline.io.runfolder import DUPLICATES, TrainingImages, current_groups, index_folder
+from pipeline.io.runfolder import (
+    DUPLICATES,
+    TrainingImages,
+    current_groups,
+    index_folder,
+    placeholder_groups,
+)
 from pipeline.io.runjson import read_run_config
 from pipeline.io.tables import read_table
 from pipeline.runner.part import Context
 from pipeline.stages.scan import image_limits, shards_of
 
 _MAX_MEMBERS = 64
-_CHUNKS = 16
+_MAX_CHUNKS = 16
 
 Ids = npt.NDArray[np.int64]
 Row = dict[str, Any]
@@ -70,6 +76,7 @@ class Gallery:
         source = Context(run, config)
         shards = {shard.name: shard.path for shard in shards_of(source)}
         self.images = TrainingImages(run, shards, image_limits(source))
+        self._placeholders = placeholder_groups(run)
         self._squares: dict[int, npt.NDArray[np.uint8]] = {}
         self._masks: dict[int, npt.NDArray[np.bool_] | None] = {}
         self._indexes = {
@@ -104,6 +111,17 @@ class Gallery:
         """The image ids of a duplicate group, ascending."""
         return self._members[group]
 
+    def neighbours(self, group: int, count: int) -> list[int]:
+        """Kept pictures of other groups, the `count` nearest to this group's own, nearest first.
+
+        By the first descriptor of the configured encoders.
+        """
+        name = self._match.encoders[0]
+        others = np.array([i for i in self._kept.tolist() if self.group_of[i] != group], np.int64)
+        own = self._indexes[name].vectors(np.array(self._members[group][:1], np.int64))
+        _, found = self._indexes[name].search(own, min(count, len(others)), allowed=others)
+        return [int(image) for image in found[0] if image >= 0]
+
     def _propose(
         self, name: str, pictures: Sequence[Image.Image]
     ) -> tuple[list[Ids], npt.NDArray[Any]]:
@@ -134,7 +152,8 @@ class Gallery:
             row["encoder"] = next(
                 (n for n, ids in found.items() if row["image_id"] in ids), self._match.encoders[0]
             )
-            row["blank"] = bool(is_blank(self.square(row["image_id"])[None])[0])
+            empty = bool(is_blank(self.square(row["image_id"])[None])[0])
+            row["blank"] = empty or row["group_id"] in self._placeholders
             row["nearest_ratio"] = _ratio(row["tiled_l2"], [o["tiled_l2"] for o in others])
             row["l2_ratio"] = _ratio(row["l2"], [o["l2"] for o in others])
             row["l2_ratio_50nn"] = float(adaptive_l2(np.array([row["l2"]]), l2_all[None])[0])
@@ -177,9 +196,15 @@ class Gallery:
                 continue
             own = self._indexes[name].vectors(np.array([image_id], np.int64))
             similarity = indexes.cosine(vectors[name][None], own)
-            product = split_product(vectors[name][None], own, chunks=_CHUNKS)
+            chunks = most_chunks(own.shape[1])
+            product = split_product(vectors[name][None], own, chunks=chunks)
             return {"similarity": float(similarity[0]), "split_product": float(product[0])}
         return {"similarity": None, "split_product": None}
+
+
+def most_chunks(dimension: int) -> int:
+    """How many equal chunks a descriptor is cut into, 16 at most; a user's may be of any size."""
+    return next(n for n in range(_MAX_CHUNKS, 0, -1) if dimension % n == 0)
 
 
 def _nearness(row: Row) -> tuple[float, int]:

@@ -1,48 +1,74 @@
 """generate: captions in, pictures out, each with a seed of its own.
 
 A picture's seed is a hash of the run's seed, the caption and its number, so it does not depend on
-batches or workers. Pictures go to webdataset shards beside a table of how each was made.
+batches, rounds or workers. A model without captions draws a number of pictures. Pictures go to
+webdataset shards beside a table of how each was made.
 """
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pipeline.batches import batched
 from pipeline.detection.blank import is_blank
-from pipeline.generation.backend import Sampling
+from pipeline.generation.memory import in_fitting_batches
+from pipeline.generation.sampling import Sampling
 from pipeline.generation.seeds import hash63, image_seed
 from pipeline.io import schemas
 from pipeline.io.images import encode_png
+from pipeline.io.runfolder import part_name
 from pipeline.io.shards import write_shard
 from pipeline.io.tables import write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage, reject_counts
-from pipeline.stages.models import caption_parts, open_model
-from pipeline.stages.prompts import distinct_prompts
+from pipeline.stages.models import (
+    caption_parts,
+    model_fingerprint,
+    model_inputs,
+    open_audited,
+    require_sampler,
+    unconditional,
+)
+from pipeline.stages.rounds import MOST_ROUNDS, drawn_in, round_name, schedule
 
 
-def plan(context: Context) -> list[Part]:
-    """One part a block of captions."""
-    size = context.config.generate.prompts_per_part
-    return caption_parts(context, distinct_prompts(context), size)
+def plan(context: Context, number: int = 0) -> list[Part]:
+    """One part a block of the captions that round `number` draws.
+
+    A model without captions draws all of its pictures in the first round, in blocks.
+    """
+    config = context.config.generate
+    rounds = schedule(config)
+    if number >= len(rounds):
+        return []
+    require_sampler(context)
+    if unconditional(context):
+        return [] if number else _sample_parts(context)
+    drawn = rounds[number]
+    size = max(1, config.prompts_per_part * config.per_prompt // len(drawn))
+    prefix = f"r{number}-" if number else ""
+    return [
+        replace(part, name=prefix + part.name, params={**part.params, "numbers": list(drawn)})
+        for part in caption_parts(context, drawn_in(context, number), size)
+    ]
 
 
 def run(part: Part, context: Context) -> Outcome:
     """Draw one block."""
     config = context.config.generate
     fingerprint = part.params["model"]
-    model = open_model(context.path(part.inputs[0]), context, fingerprint)
-    jobs = [
-        (row, image_seed(context.config.seed, row["prompt_id"], number))
-        for row in part.params["prompts"]
-        for number in range(config.per_prompt)
-    ]
+    model = open_audited(part, context)
+    jobs = _jobs(part, context)
     rows: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
-    for batch in batched(jobs, config.batch_size):
+
+    def draw(batch: Sequence[tuple[dict[str, Any], int]]) -> np.ndarray:
         captions, seeds = [row["caption"] for row, _ in batch], [seed for _, seed in batch]
-        pictures = model.draw(captions, seeds, sampling(context))
+        return model.draw(captions, seeds, sampling(context))
+
+    for batch, pictures in in_fitting_batches(jobs, config.batch_size, draw):
         blank = is_blank(pictures)
         for (prompt, seed), picture, empty in zip(batch, pictures, blank, strict=True):
             row, sample = _record(prompt, seed, picture, bool(empty), fingerprint, context)
@@ -55,10 +81,48 @@ def run(part: Part, context: Context) -> Outcome:
     return Outcome(outputs, len(jobs), len(rows) - sum(rejected.values()), rejected)
 
 
+def _sample_parts(context: Context) -> list[Part]:
+    config = context.config.generate
+    files, weights = model_inputs(context), model_fingerprint(context)
+    size = config.prompts_per_part * config.per_prompt
+    return [
+        Part(
+            part_name(number),
+            files,
+            {
+                "prompts": [],
+                "model": weights,
+                "samples": [start, min(start + size, config.samples)],
+            },
+        )
+        for number, start in enumerate(range(0, config.samples, size))
+    ]
+
+
+def _jobs(part: Part, context: Context) -> list[tuple[dict[str, Any], int]]:
+    """A caption and a seed a picture; the pictures of a model without captions share one id."""
+    seed = context.config.seed
+    if "samples" in part.params:
+        nothing = {"prompt_id": None, "caption": ""}
+        numbers = range(*part.params["samples"])
+        return [(nothing, image_seed(seed, hash63("sample"), number)) for number in numbers]
+    return [
+        (row, image_seed(seed, row["prompt_id"], number))
+        for row in part.params["prompts"]
+        for number in part.params["numbers"]
+    ]
+
+
 def sampling(context: Context) -> Sampling:
     """How pictures are drawn, as configured."""
     config = context.config.generate
-    return Sampling(config.scheduler, config.steps, config.guidance, config.negative_prompt)
+    return Sampling(
+        scheduler=config.scheduler,
+        steps=config.steps,
+        guidance=config.guidance,
+        negative_prompt=config.negative_prompt,
+        true_cfg=config.true_cfg,
+    )
 
 
 def _record(
@@ -90,4 +154,16 @@ def _record(
     return row, {"__key__": key, "png": data, "txt": prompt["caption"].encode()}
 
 
-STAGE = Stage("generate", 1, ("model", "generate"), plan, run, tolerant=True, on_device=True)
+STAGES = tuple(
+    Stage(
+        round_name("generate", number),
+        2,
+        ("model", "generate"),
+        partial(plan, number=number),
+        run,
+        tolerant=True,
+        on_device=True,
+    )
+    for number in range(MOST_ROUNDS)
+)
+STAGE = STAGES[0]

@@ -5,7 +5,8 @@ pictures: of a hub the pairs with its leader are written here, and in the join o
 part. So the tables of pairs are complete but for two kinds: pairs of members of one hub, which are
 near-duplicates of each other because each is within half the threshold's angle of the leader, and
 pairs of a member other than the leader with a picture outside. What was a hub in the run that this
-one was added to stays one.
+one was added to stays one. Of a picture's hashes only its own makes hubs, none that is mirrored or
+without a border.
 
 Vectors are read a few parts at a time, twice. Where pairs must agree in colour, too
 (pairs.max_pixel_l2), being near does not make a pair, and no hub is sought.

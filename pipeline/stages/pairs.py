@@ -2,12 +2,15 @@
 
 A cascade. Exact copies (equal bytes, then equal pixels) collapse first, as a star around the
 smallest id: a million copies of a placeholder are a million rows, not their square. So do a
-million near-duplicates of one picture (the stage `hubs`). The centres are then joined by PDQ and by
+million near-duplicates of one picture (the stage `hubs`). The centres are then joined by PDQ, also
+mirrored and without borders (the similarity is that of the nearest two of all hashes), and by
 each descriptor that has a threshold: all with all, or in cells where they are many.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +20,11 @@ import pyarrow.compute as pc
 
 import indexes
 from indexes import Pairs
+from indexes.cells import REACH
 from pipeline.calibration.record import read_calibration
-from pipeline.config import PIXELS, joined_encoders
+from pipeline.config import PIXELS, RunConfig, joined_encoders
 from pipeline.encoders import Metric, build_encoder, metric_of
+from pipeline.encoders.pdq import mirror_of
 from pipeline.io import schemas
 from pipeline.io.runfolder import (
     DIGESTS,
@@ -125,31 +130,55 @@ def join_inputs(context: Context, name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Join:
-    """What is joined: vectors (n, d) or codes of the centres, their ids, and how near is near."""
+    """What is joined: vectors (n, d) or codes of the centres, their ids, and how near is near.
+
+    Of codes an id may have several; `mirror` is the mask of indexes.hamming_join. `reach` is how
+    near a border is (indexes.cells).
+    """
 
     ids: npt.NDArray[np.int64]
     vectors: npt.NDArray[Any]
     metric: Metric
     threshold: float
+    mirror: npt.NDArray[np.uint8] | None = None
     cells: indexes.Cells | None = None
     fresh: npt.NDArray[np.bool_] | None = None
+    reach: float = REACH
 
 
 def open_join(context: Context, name: str, threshold: float) -> Join:
     """The vectors of one encoder, and the cells that they are in where there are too many."""
-    config = context.config.pairs
     metric = metric_of(context.config.embed.encoders[name])
     stored = open_cells(context.run, name)
     if stored is not None:
         fresh = _fresh(context, stored.ids)
-        return Join(stored.ids, stored.vectors, metric, threshold, stored.cells, fresh)
+        found = stored.ids, stored.vectors, metric, threshold
+        return Join(*found, cells=stored.cells, fresh=fresh, reach=context.config.pairs.reach)
     centres = np.setdiff1d(read_centres(context.run), read_hub_members(context.run, name))
-    quality = config.pdq_min_quality if metric == "hamming" else None
-    ids, vectors = read_embeddings(
-        context.run, name, normalise=metric == "cosine", min_quality=quality
-    )
+    ids, vectors = read_compared(context.run, name, context.config)
     ids, vectors = ids[np.isin(ids, centres)], vectors[np.isin(ids, centres)]
-    return Join(ids, vectors, metric, threshold, fresh=_fresh(context, ids))
+    mirror = mirror_of(context.config.pairs.pdq_variants) if metric == "hamming" else None
+    return Join(ids, vectors, metric, threshold, mirror, fresh=_fresh(context, ids))
+
+
+def read_compared(
+    run: Path, name: str, config: RunConfig, parts: Collection[str] | None = None
+) -> Embeddings:
+    """What two pictures are compared by, sorted by id: unit vectors, or hashes that say something.
+
+    With `trimmed` among the variants an id may have two hashes.
+    """
+    metric = metric_of(config.embed.encoders[name])
+    if metric != "hamming":
+        return read_embeddings(run, name, parts, normalise=metric == "cosine")
+    return read_embeddings(
+        run,
+        name,
+        parts,
+        normalise=False,
+        min_quality=config.pairs.pdq_min_quality,
+        trimmed="trimmed" in config.pairs.pdq_variants,
+    )
 
 
 def _fresh(context: Context, ids: Ids) -> npt.NDArray[np.bool_] | None:
@@ -163,7 +192,7 @@ def _featureless(context: Context, name: str, join: Join) -> int:
     if join.metric != "hamming":
         return 0
     every, _ = read_embeddings(context.run, name, normalise=False)
-    compared = len(join.ids) + len(read_hub_members(context.run, name))
+    compared = len(np.unique(join.ids)) + len(read_hub_members(context.run, name))
     return int(np.isin(every, read_centres(context.run)).sum()) - compared
 
 
@@ -181,19 +210,26 @@ def _join(join: Join, first: int, end: int, most: int) -> tuple[Pairs, int]:
             owned=owned,
             max_pairs=most,
             fresh=join.fresh,
+            reach=join.reach,
         )
         return pairs, rows
     block = slice(first, end)
     if join.metric == "hamming":
         bits = int(join.threshold)
         pairs = indexes.hamming_join(
-            vectors, ids, bits, rows=block, max_pairs=most, fresh=join.fresh
+            vectors,
+            ids,
+            bits,
+            mirror=join.mirror,
+            rows=block,
+            max_pairs=most,
+            fresh=join.fresh,
         )
     else:
         pairs = indexes.self_join(
             vectors, ids, join.threshold, rows=block, max_pairs=most, fresh=join.fresh
         )
-    return pairs, len((ids if join.fresh is None else ids[join.fresh])[block])
+    return pairs, len(np.unique(ids if join.fresh is None else ids[join.fresh])[block])
 
 
 def row_blocks(rows: int, size: int) -> list[tuple[int, int]]:
@@ -257,4 +293,4 @@ def pair_table(pairs: Pairs, reasons: Any) -> pa.Table:
     return table_from_columns(columns, schemas.PAIRS)
 
 
-STAGE = Stage("pairs", 2, ("embed", "pairs"), plan, run)
+STAGE = Stage("pairs", 3, ("embed", "pairs"), plan, run)

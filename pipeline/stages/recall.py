@@ -7,6 +7,8 @@ the threshold and on the set: so every run measures its own.
 
 import json
 
+import numpy as np
+
 import indexes
 from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
@@ -38,6 +40,7 @@ def run(part: Part, context: Context) -> Outcome:
         joined.ids,
         joined.threshold,
         metric=joined.metric,
+        mirror=joined.mirror,
         sample=config.pairs.recall_sample,
         seed=config.seed,
     )
@@ -56,8 +59,9 @@ def run(part: Part, context: Context) -> Outcome:
         "join": "all with all" if joined.cells is None else "cells",
         "cells": None if joined.cells is None else len(joined.cells),
         "probes": None if joined.cells is None else joined.cells.probes.shape[1],
+        "reach": None if joined.cells is None else joined.reach,
         "threshold": joined.threshold,
-        "pictures_sampled": min(config.pairs.recall_sample, len(joined.ids)),
+        "pictures_sampled": min(config.pairs.recall_sample, len(np.unique(joined.ids))),
         "pairs_true": recall.n,
         "pairs_found": recall.hits,
         "recall": recall.recall if recall.n else None,

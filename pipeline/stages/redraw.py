@@ -11,15 +11,18 @@ another one. Arms:
     empty      the empty prompt, which draws memorized pictures unasked
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from pipeline.batches import batched
 from pipeline.detection.blank import is_blank
 from pipeline.detection.verdict import judge_generation, leaning
+from pipeline.generation.memory import in_fitting_batches
 from pipeline.generation.seeds import hash63, image_seed, prompt_id
 from pipeline.io import schemas
 from pipeline.io.digest import sha256_once
@@ -30,9 +33,15 @@ from pipeline.io.tables import write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.gallery import open_gallery
 from pipeline.stages.generate import sampling
-from pipeline.stages.models import model_folder, open_model
+from pipeline.stages.judging import gather, limits_of
+from pipeline.stages.models import (
+    model_fingerprint,
+    model_folder,
+    model_inputs,
+    open_audited,
+    open_model,
+)
 from pipeline.stages.split import split_findings
-from pipeline.stages.verdict import gather, thresholds
 
 BASE = "base"
 _JOBS_PER_PART = 256
@@ -70,28 +79,36 @@ def plan(context: Context) -> list[Part]:
     )
     parts = []
     for method, folder in {BASE: model_folder(context), **models}.items():
-        weights = sha256_once(folder)
+        own = method == BASE  # the one that a LoRA of the configuration adapts
+        weights = model_fingerprint(context) if own else sha256_once(folder)
+        files = model_inputs(context) if own else (relative(folder, context.run),)
         for number, block in enumerate(batched(jobs, _JOBS_PER_PART)):
             params = {
                 "method": method,
                 "model": weights,
                 "jobs": [[job.arm, job.caption, job.target_group, job.number] for job in block],
             }
-            inputs = (relative(folder, context.run), *shared)
-            parts.append(Part(f"{method}-{part_name(number)}", inputs, params))
+            parts.append(Part(f"{method}-{part_name(number)}", (*files, *shared), params))
     return parts
 
 
 def run(part: Part, context: Context) -> Outcome:
     """Draw one block with one model and judge each picture."""
     jobs = [_Job(*values) for values in part.params["jobs"]]
-    model = open_model(context.path(part.inputs[0]), context, part.params["model"])
+    if part.params["method"] == BASE:
+        model = open_audited(part, context)
+    else:
+        model = open_model(context.path(part.inputs[0]), context, part.params["model"])
     gallery = open_gallery(context)
     rows: list[Row] = []
     samples: list[Row] = []
-    for batch in batched(jobs, context.config.generate.batch_size):
+
+    def draw(batch: Sequence[_Job]) -> np.ndarray:
         seeds = [job.seed(context.config.seed) for job in batch]
-        pictures = model.draw([job.caption for job in batch], seeds, sampling(context))
+        return model.draw([job.caption for job in batch], seeds, sampling(context))
+
+    for batch, pictures in in_fitting_batches(jobs, context.config.generate.batch_size, draw):
+        seeds = [job.seed(context.config.seed) for job in batch]
         blank = is_blank(pictures)
         matches = gallery.measure([Image.fromarray(picture) for picture in pictures])
         for i, job in enumerate(batch):
@@ -128,7 +145,7 @@ def _judge(
     redraw_id = hash63("redraw", method, job.arm, job.caption, seed)
     generation = {"generation_id": redraw_id, "status": "rejected" if blank else "ok"}
     evidence = gather(generation, matches, searched=True)
-    limits = thresholds(context.config.verdict)
+    limits = limits_of(context)
     judged, leans_to = judge_generation(evidence, limits), leaning(evidence, limits)
     nearest = next(iter(matches), {})
     shown = next((row for row in matches if row["image_id"] == judged.image_id), nearest)
@@ -149,10 +166,10 @@ def _judge(
     }
 
 
-STAGE = Stage(
+STAGE = Stage(  # of `verify` all that matters is in the jobs, so that attacks may change alone
     "redraw",
-    2,
-    ("erase", "verify", "generate", "match", "verdict", "embed", "train", "findings", "erased"),
+    3,
+    ("erase", "generate", "match", "verdict", "embed", "train", "findings", "erased"),
     plan,
     run,
     on_device=True,

@@ -100,8 +100,14 @@ def image_limits(context: Context) -> ImageLimits:
     return ImageLimits(scan.formats, scan.max_pixels, scan.max_bytes)
 
 
-def scan_shard(shard: Shard, context: Context) -> tuple[list[Row], tuple[str, ...]]:
-    """All rows of a shard, sorted by key, with what a person should know about it."""
+def scan_shard(
+    shard: Shard, context: Context, *, downloads: bool = True
+) -> tuple[list[Row], tuple[str, ...]]:
+    """All rows of a shard, sorted by key, with what a person should know about it.
+
+    Without `downloads` the Parquet's column `status` is not read: pictures that were generated have
+    one of another meaning.
+    """
     config = context.config.scan
     scan = scan_tar(shard.path)
     if scan.damage and config.damaged == "fail":
@@ -109,7 +115,7 @@ def scan_shard(shard: Shard, context: Context) -> tuple[list[Row], tuple[str, ..
     samples, strays = group_members(scan.members)
     damage = f"shard_corrupt: {scan.damage}" if scan.damage else ""
     try:
-        metadata = _read_metadata(shard.metadata)
+        metadata = _read_metadata(shard.metadata, downloads=downloads)
     except ShardCorrupt as error:
         metadata = {}
         damage = damage or f"metadata_corrupt: {error}"
@@ -231,11 +237,12 @@ def _stray(name: str, damage: str) -> Row:
     }
 
 
-def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
+def _read_metadata(path: Path, *, downloads: bool) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     rows: dict[str, dict[str, Any]] = {}
-    for row in read_foreign(path, columns=_METADATA).to_pylist():
+    columns = [name for name in _METADATA if downloads or name != "status"]
+    for row in read_foreign(path, columns=columns).to_pylist():
         key = row.get("key")
         if key is None:
             raise ShardCorrupt(f"{path}: no column key")

@@ -7,6 +7,7 @@ test). That may be the picture of another caption. Measure and seeds are not the
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.batches import batched
+from pipeline.generation.memory import in_fitting_batches
 from pipeline.generation.seeds import hash63, image_seed, normalize_caption, prompt_id
 from pipeline.io import schemas
 from pipeline.io.images import decode, to_square
@@ -24,7 +25,7 @@ from pipeline.io.shards import find_shards, iterate_samples
 from pipeline.io.tables import read_rows, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.generate import sampling
-from pipeline.stages.models import caption_parts, open_model
+from pipeline.stages.models import caption_parts, open_audited
 
 MIN_SSIM = 0.6
 MAX_RATIO = 0.7
@@ -47,20 +48,24 @@ def run(part: Part, context: Context) -> Outcome:
     """Draw one block and compare it with every picture of the training set."""
     ids, originals = _originals(context.run, context.config.match.compare_px)
     place = {picture: row for row, picture in enumerate(ids)}
-    model = open_model(context.path(part.inputs[0]), context, part.params["model"])
+    model = open_audited(part, context)
     jobs = [
         (row, number)
         for row in part.params["prompts"]
         for number in range(context.config.demo.truth_seeds)
     ]
     rows: list[Row] = []
-    for batch in batched(jobs, context.config.generate.batch_size):
-        seeds = [
-            image_seed(context.config.seed, hash63("truth", row["prompt_id"]), number)
-            for row, number in batch
-        ]
-        drawn = model.draw([row["caption"] for row, _ in batch], seeds, sampling(context))
-        for (row, number), seed, picture in zip(batch, seeds, drawn, strict=True):
+
+    def seed_of(row: Row, number: int) -> int:
+        return image_seed(context.config.seed, hash63("truth", row["prompt_id"]), number)
+
+    def draw(batch: Sequence[tuple[Row, int]]) -> Pictures:
+        seeds = [seed_of(*job) for job in batch]
+        return model.draw([row["caption"] for row, _ in batch], seeds, sampling(context))
+
+    for batch, drawn in in_fitting_batches(jobs, context.config.generate.batch_size, draw):
+        for (row, number), picture in zip(batch, drawn, strict=True):
+            seed = seed_of(row, number)
             own = place[row["picture_id"]]
             similarity = similarities(picture, originals, own)
             found = reproduced(similarity)

@@ -1,16 +1,19 @@
-"""verify: drawings before and after in, one verdict a method out.
+"""verify: drawings before and after in, and what attacks brought back; one verdict a method out.
 
     failed      the erased captions still draw their pictures, or now draw other training pictures
-    suppressed  they do not; whether the weights still hold the pictures was not attacked
-    undecided   too few drawings to tell
+    suppressed  they do not, and attacks bring the pictures back, or say nothing
+    erased      they do not, and attacks fare as they do where there is nothing to bring back
+    undecided   too few drawings, or attempts, to tell
 
-`erased` is never said here: it needs attacks that fail (erasing a caption may leave the picture in
-the weights). `damaged` says that captions which were to stay changed more than `max_drift_ratio`
-of the difference between two seeds of one caption, or that kept pictures are no longer drawn.
+The rules for attacks are in pipeline/erasure/conclusion.py. Captions that were held out count where
+they drew the picture before. `damaged` says that captions which were to stay changed more than
+`max_drift_ratio` of the difference between two seeds of one caption, or that kept pictures are no
+longer drawn.
 """
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from pipeline.detection.caption_verdict import is_most
 from pipeline.detection.intervals import wilson
 from pipeline.detection.l2 import l2
 from pipeline.detection.verdict import HITS, Thresholds
+from pipeline.erasure.conclusion import Evidence, conclude
 from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
 from pipeline.io.digest import sha256_once
@@ -28,17 +32,19 @@ from pipeline.io.runfolder import VERIFICATION
 from pipeline.io.shards import iterate_samples
 from pipeline.io.tables import read_parts, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
+from pipeline.stages.attacked import Attacked
+from pipeline.stages.judging import limits_of
 from pipeline.stages.redraw import BASE, erased_models
-from pipeline.stages.verdict import thresholds
 
-_ERASED_ARMS = ("trained", "held_out")
+_PASSED = "passed"  # no caption draws; attacks say the rest
 Row = dict[str, Any]
 Picture = npt.NDArray[np.uint8]
 
 
 def plan(context: Context) -> list[Part]:
     """One part, or none where nothing was drawn again."""
-    paths = [*context.run.glob("redraws/*.tar"), *context.run.glob("redraws/*.parquet")]
+    tables = ("redraws/*.tar", "redraws/*.parquet", "attacks/*.parquet")
+    paths = [path for pattern in tables for path in context.run.glob(pattern)]
     names = sorted(path.relative_to(context.run).as_posix() for path in paths)
     return [Part("all", tuple(names))] if names else []
 
@@ -50,7 +56,8 @@ def run(part: Part, context: Context) -> Outcome:
     drawings = read_parts(tables, schemas.REDRAWS).to_pylist()
     pictures = dict(_pictures(context, {row["key"] for row in drawings}))
     before = {_place(row): row for row in drawings if row["method"] == BASE}
-    limits = thresholds(context.config.verdict)
+    limits = limits_of(context)
+    attacked = Attacked(context)
     rows: list[Row] = []
     methods: dict[str, Row] = {}
     for method, folder in erased_models(context).items():
@@ -60,13 +67,16 @@ def run(part: Part, context: Context) -> Outcome:
             row | {"method": method, "attack": "none", "model_sha256": sha256}
             for row in _by_caption(before, after, pictures, limits)
         ]
-        rows += own
-        methods[method] = _conclude(own, context) | {"model_sha256": sha256}
+        rows += [*own, *attacked.rows(method, sha256)]
+        evidence = attacked.evidence(method, sha256)
+        said = _conclude(own, context, evidence, oracle=attacked.oracle)
+        methods[method] = said | {"model_sha256": sha256}
     write_rows(context.path(VERIFICATION), rows, schemas.VERIFICATION)
     text = json.dumps({"methods": methods}, indent=1, sort_keys=True)
     output = "verification.json"
     write_bytes(context.path(output), text.encode())
-    return Outcome((VERIFICATION, output), len(drawings), len(drawings))
+    n = len(drawings) + len(attacked)
+    return Outcome((VERIFICATION, output), n, n)
 
 
 def _by_caption(
@@ -118,24 +128,37 @@ def _is_own(row: Row) -> bool:
     return row["target_group"] in (None, row["group_id"])
 
 
-def _conclude(rows: list[Row], context: Context) -> Row:
+def _conclude(
+    rows: list[Row], context: Context, attacks: Sequence[Evidence] = (), *, oracle: bool = False
+) -> Row:
     config = context.config.verify
     arms = {arm: _pool([row for row in rows if row["arm"] == arm]) for arm in _arms(rows)}
-    erased = _pool([row for row in rows if row["arm"] in _ERASED_ARMS])
-    verdict, why = _verdict(erased, config.max_rate)
+    counted = [row for row in rows if _counts(row)]
+    verdict, why = _verdict(_pool(counted), config.max_rate)
+    said = conclude(attacks, config.max_difference)
+    if verdict == _PASSED:
+        verdict, why = said.verdict, f"{why}; {said.why}"
     control, kept = arms.get("control"), arms.get("kept")
     drifted = control is not None and _ratio(control) > config.max_drift_ratio
     lost = kept is not None and kept["rate_after"] < kept["rate_before"] / 2
     return {
         "verdict": verdict,
         "damaged": drifted or lost,
-        "oracle": False,
-        "attacks": [],
+        "oracle": oracle,
+        "attacks": [finding.attack for finding in said.findings],
+        "attack_findings": [asdict(finding) for finding in said.findings],
         "why": why,
+        "held_out_that_drew": sum(row["arm"] == "held_out" for row in counted),
         "max_rate": config.max_rate,
+        "max_difference": config.max_difference,
         "max_drift_ratio": config.max_drift_ratio,
         "arms": arms,
     }
+
+
+def _counts(row: Row) -> bool:
+    """Whether a caption's drawings say if it was erased: held out, it must have drawn before."""
+    return row["arm"] == "trained" or (row["arm"] == "held_out" and row["hits_before"] > 0)
 
 
 def _verdict(erased: Row, max_rate: float) -> tuple[str, str]:
@@ -147,7 +170,7 @@ def _verdict(erased: Row, max_rate: float) -> tuple[str, str]:
     if low > max_rate:
         return "failed", f"{shown}; at most {max_rate:.0%} allowed"
     if high <= max_rate:
-        return "suppressed", f"{shown}; no attack was run, so the weights may still hold it"
+        return _PASSED, shown
     return "undecided", f"{shown}; too many or too few drawings to say at {max_rate:.0%}"
 
 
@@ -188,4 +211,4 @@ def _pictures(context: Context, keys: set[str]) -> Iterator[tuple[str, Picture]]
             yield sample["__key__"], to_square(decode(sample["png"]), side)
 
 
-STAGE = Stage("verify", 2, ("verify", "match", "verdict", "erased"), plan, run)
+STAGE = Stage("verify", 3, ("verify", "match", "verdict", "erased"), plan, run)

@@ -63,6 +63,23 @@ def test_the_encoders_that_are_joined_are_measured_by_fingerprint(calibrated):
     assert by_name["pdq"].min_similarity == 1 - by_name["pdq"].max_distance / 256
 
 
+def test_hashes_are_measured_as_they_are_joined(root, calibrated):
+    """Mirrored and without borders, where the configuration says so."""
+    plain = _config(
+        root / "shards",
+        embed={"encoders": {"pdq": {"kind": "pdq"}}},
+        pairs={"min_similarity": {}, "pdq_variants": []},
+        match={"encoders": []},
+    )
+    alone = calibrate_dedup(plain, Plan(precision=0.99, edited=12))
+    (without,) = alone.encoders.values()
+    (entry,) = (entry for entry in calibrated.encoders.values() if entry.name == "pdq")
+    for edit in ("hflip", "pad"):
+        assert entry.recall[edit].hits >= 9
+        assert without.recall[edit].hits <= 2
+    assert entry.recall["exact"].hits == without.recall["exact"].hits == 12
+
+
 def test_copies_and_broken_pictures_are_left_out_and_counted(calibrated):
     assert calibrated.left_out["copy"] == 2
     assert sum(calibrated.left_out.values()) == 3
@@ -132,7 +149,7 @@ def test_a_run_joins_at_the_calibrated_thresholds(root, calibrated, tmp_path):
 
 def test_an_encoder_that_was_not_calibrated_is_one_clear_line(root, calibrated, tmp_path):
     sizes = {
-        "embed": {"encoders": {"lite0": {"kind": "lite0", "size": 160}, "pdq": {"kind": "pdq"}}}
+        "embed": {"encoders": {"lite0": {"kind": "lite0", "size": 192}, "pdq": {"kind": "pdq"}}}
     }
     config = _config(
         root / "shards",

@@ -15,6 +15,8 @@ MATCHES = {
     "t": Match(image_id=20, tiled_l2=0.6, l2=0.4, masked_l2=0.05, masked_ratio=0.2),
     "?": Match(image_id=30, tiled_l2=0.1, l2=0.06),
     "-": Match(image_id=40, tiled_l2=0.6, l2=0.4, nearest_ratio=2.0),
+    "c": Match(image_id=50, tiled_l2=0.1, l2=0.06, nearest_ratio=0.95),  # others are as near
+    "p": Match(image_id=60, tiled_l2=0.1, l2=0.06, nearest_ratio=0.3, blank=True),  # a placeholder
 }
 
 
@@ -57,6 +59,13 @@ def distances_of(n, *cliques):
         ("v---------", [5, 6, 7, 8, 9], "undecided"),
         ("t---------", [0, 1, 2, 3, 4], "template"),
         ("vt--------", [1, 2, 3, 4, 5], "template"),
+        # a common object drawn alike, but for one member of the clique
+        ("cccccc----", [0, 1, 2, 3, 4, 5], "none"),
+        ("ccccc-----", [0, 1, 2, 3, 4, 5], "undecided"),
+        ("vccccc----", [0, 1, 2, 3, 4, 5], "verbatim"),
+        # placeholders drawn alike are no clique
+        ("pppppp----", [0, 1, 2, 3, 4, 5], "none"),
+        ("ppppvv----", [0, 1, 2, 3, 4, 5], "undecided"),
         # the model repeats itself, no training image matches
         ("----------", [0, 1, 2, 3, 4], "undecided"),
         ("----------", [0, 1, 2, 3], "none"),

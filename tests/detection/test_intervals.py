@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.detection.errors import MeasureError
-from pipeline.detection.intervals import upper_bound, wilson
+from pipeline.detection.intervals import difference, upper_bound, wilson
 
 Z = 1.959963984540054
 
@@ -63,3 +63,47 @@ def test_refuses(hits, n, confidence):
         wilson(hits, n, confidence=confidence)
     with pytest.raises(MeasureError):
         upper_bound(hits, n, confidence=confidence)
+
+
+@pytest.mark.parametrize(
+    ("counts", "interval"),
+    [
+        ((56, 70, 48, 80), (0.0524, 0.3339)),
+        ((9, 10, 3, 10), (0.1705, 0.8090)),
+        ((6, 7, 2, 7), (0.0582, 0.8062)),
+        ((5, 56, 0, 29), (-0.0381, 0.1926)),
+        ((0, 10, 0, 20), (-0.1611, 0.2775)),
+        ((0, 10, 0, 10), (-0.2775, 0.2775)),
+        ((10, 10, 0, 20), (0.6791, 1.0)),
+        ((10, 10, 0, 10), (0.6075, 1.0)),
+    ],
+)
+def test_difference_is_method_10_of_newcombes_table(counts, interval):
+    """Newcombe 1998, table II, 95 %."""
+    assert difference(*counts) == pytest.approx(interval, abs=5e-5)
+
+
+@given(counts(), counts())
+def test_difference_holds_the_estimate_and_turns_with_its_sides(first, second):
+    low, high = difference(*first, *second)
+    assert low <= first[0] / first[1] - second[0] / second[1] <= high
+    assert difference(*second, *first) == pytest.approx((-high, -low))
+
+
+def test_difference_covers_the_truth():
+    """Exact coverage by enumeration of both binomials, which Newcombe puts near 95 %."""
+    n, m, p, q = 30, 20, 0.3, 0.1
+    covered = sum(
+        comb(n, i) * p**i * (1 - p) ** (n - i) * comb(m, j) * q**j * (1 - q) ** (m - j)
+        for i in range(n + 1)
+        for j in range(m + 1)
+        if difference(i, n, j, m)[0] <= p - q <= difference(i, n, j, m)[1]
+    )
+    assert 0.93 < covered < 0.98
+
+
+def test_difference_without_a_sample_is_unknown():
+    assert difference(0, 0, 3, 4) == (-1.0, 1.0)
+    assert difference(3, 4, 0, 0) == (-1.0, 1.0)
+    with pytest.raises(MeasureError):
+        difference(3, 2, 0, 1)

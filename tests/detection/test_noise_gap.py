@@ -9,7 +9,6 @@ from pipeline.detection.noise_gap import (
     gap_rms,
     gram,
     webster_score,
-    wen_score,
 )
 
 SHAPE = (3, 4, 8, 6)
@@ -91,63 +90,3 @@ def test_gram_refuses():
     column = np.ones(2)
     with pytest.raises(MeasureError, match="one length"):
         Gram(np.ones(3, np.int64), column, column, column, column)
-
-
-def rows_of(norms):
-    """Rows with |D| as given: u = 0, |c| = norm."""
-    keys, values = zip(*norms.items(), strict=True)
-    prompt, seed, timestep = np.array(keys).T
-    zeros = np.zeros(len(values))
-    return {
-        "prompt_id": prompt,
-        "seed": seed,
-        "timestep": timestep,
-        "dim": np.full(len(values), 4),
-        "eps_uncond_sq": zeros,
-        "eps_text_sq": np.array(values) ** 2,
-        "eps_dot": zeros,
-        "cos_channel_mean": zeros,
-    }
-
-
-NORMS = {
-    (7, 0, 981): 2.0,
-    (7, 0, 961): 4.0,
-    (7, 0, 941): 100.0,
-    (7, 1, 981): 3.0,
-    (7, 1, 961): 5.0,
-    (2, 5, 981): 1.0,
-    (2, 5, 961): 0.5,
-}
-
-
-def test_wen_score_by_hand():
-    rows = rows_of(NORMS)
-    assert wen_score(rows, 1) == pytest.approx({7: 2.5, 2: 1.0})
-    assert wen_score(rows, 2) == pytest.approx({7: 3.5, 2: 0.75})
-
-
-def test_wen_score_does_not_depend_on_the_order_of_rows():
-    rows = rows_of(
-        {(p, s, t): 1 / (1 + p + s * t) for p in range(4) for s in range(5) for t in (1, 9)}
-    )
-    order = np.random.default_rng(0).permutation(len(rows["dim"]))
-    assert wen_score({name: column[order] for name, column in rows.items()}, 2) == wen_score(
-        rows, 2
-    )
-
-
-def test_wen_score_refuses():
-    with pytest.raises(MeasureError, match="expected 3"):
-        wen_score(rows_of(NORMS), 3)
-    with pytest.raises(MeasureError, match="expected 0"):
-        wen_score(rows_of(NORMS), 0)
-    rows = rows_of(NORMS)
-    rows["timestep"][1] = 981
-    with pytest.raises(MeasureError, match="x_t_source"):
-        wen_score(rows, 1)
-
-
-def test_wen_score_of_no_rows():
-    rows = {name: column[:0] for name, column in rows_of(NORMS).items()}
-    assert wen_score(rows, 1) == {}

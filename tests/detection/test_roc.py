@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.detection.errors import MeasureError
-from pipeline.detection.roc import auc, tpr_at_fpr
+from pipeline.detection.roc import auc, random_tpr, tpr_at_fpr
 
 
 @st.composite
@@ -29,7 +29,7 @@ def test_tpr_is_the_best_over_all_thresholds(case, fpr):
     best = 0.0
     for threshold in [*sorted(set(scores.tolist())), np.inf]:
         flagged = scores >= threshold
-        if (flagged & ~labels).sum() / (~labels).sum() <= fpr:
+        if (flagged & ~labels).sum() / (~labels).sum() < fpr:
             best = max(best, (flagged & labels).sum() / labels.sum())
     assert tpr_at_fpr(scores, labels, fpr) == pytest.approx(best)
 
@@ -40,16 +40,16 @@ def test_counted_by_hand():
     labels = np.array([True, True, False, True, False, False, True, False])
     # wins over 4 negatives: 4 + 4 + 3 + 1
     assert auc(scores, labels) == 12 / 16
-    assert tpr_at_fpr(scores, labels, 0.0) == 0.5
-    assert tpr_at_fpr(scores, labels, 0.24) == 0.5
-    assert tpr_at_fpr(scores, labels, 0.25) == 0.75
-    assert tpr_at_fpr(scores, labels, 0.75) == 1.0
+    assert tpr_at_fpr(scores, labels, 0.0) == 0.0
+    assert tpr_at_fpr(scores, labels, 0.25) == 0.5
+    assert tpr_at_fpr(scores, labels, 0.26) == 0.75
+    assert tpr_at_fpr(scores, labels, 0.76) == 1.0
 
 
 def test_a_tie_with_a_negative_cannot_be_used():
     scores, labels = np.array([1.0, 1.0, 1.0, 0.0]), np.array([True, True, False, False])
-    assert tpr_at_fpr(scores, labels, 0.0) == 0.0
-    assert tpr_at_fpr(scores, labels, 0.5) == 1.0
+    assert tpr_at_fpr(scores, labels, 0.5) == 0.0
+    assert tpr_at_fpr(scores, labels, 0.51) == 1.0
     assert auc(scores, labels) == 0.75
 
 
@@ -81,3 +81,12 @@ def test_order_does_not_matter(case, random):
 def test_refuses(scores, labels):
     with pytest.raises(MeasureError):
         auc(scores, labels)
+
+
+@pytest.mark.parametrize(("negatives", "fpr"), [(7, 0.01), (7, 0.3), (20, 0.1), (20, 0.11)])
+def test_what_chance_reaches(negatives, fpr):
+    rng = np.random.default_rng(0)
+    labels = np.arange(40 + negatives) < 40
+    found = [tpr_at_fpr(rng.random(len(labels)), labels, fpr) for _ in range(3000)]
+    assert random_tpr(negatives, fpr) == pytest.approx(np.mean(found), abs=0.012)
+    assert random_tpr(negatives, 0.0) == 0.0

@@ -9,8 +9,10 @@ from pipeline.detection.verdict import (
     GenerationEvidence,
     Match,
     Thresholds,
+    is_common,
     judge_generation,
     leaning,
+    shows_nothing,
 )
 
 T = Thresholds()
@@ -66,6 +68,39 @@ def test_one_match(match, expected):
 
 def test_blank_generation_is_none():
     assert verdict_of(COPY, TEMPLATE, replace(COPY, nearest_ratio=None), blank=True) == "none"
+
+
+@pytest.mark.parametrize(
+    ("matches", "blank", "expected"),
+    [
+        ((), False, False),
+        ((), True, True),
+        ((COPY,), False, False),
+        ((replace(COPY, blank=True),), False, True),
+        ((replace(COPY, blank=True, tiled_l2=0.200001),), False, False),
+        ((replace(COPY, blank=True, l2=0.150001),), False, False),
+        # a real picture is nearer than the placeholder
+        ((replace(COPY, blank=True), replace(COPY, tiled_l2=0.09)), False, False),
+    ],
+)
+def test_a_copy_of_a_placeholder_shows_nothing(matches, blank, expected):
+    assert shows_nothing(GenerationEvidence(9, matches, blank), T) is expected
+
+
+@pytest.mark.parametrize(
+    ("match", "expected"),
+    [
+        (None, False),
+        (replace(COPY, nearest_ratio=0.9), True),
+        (replace(COPY, nearest_ratio=0.7), False),
+        (replace(COPY, nearest_ratio=None), False),
+        (replace(COPY, nearest_ratio=0.9, tiled_l2=0.15), True),
+        (replace(COPY, nearest_ratio=0.9, tiled_l2=0.150001), False),
+    ],
+)
+def test_a_common_object_is_as_near_to_several_groups(match, expected):
+    matches = () if match is None else (match,)
+    assert is_common(GenerationEvidence(9, matches), T) is expected
 
 
 def test_descriptor_only_raises_doubt_and_only_where_its_limit_is_given():

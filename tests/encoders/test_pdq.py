@@ -4,9 +4,9 @@ import numpy as np
 import pdqhash
 import pytest
 from PIL import Image, ImageOps
-from sample_pictures import picture, recompressed
+from sample_pictures import picture, recompressed, textured
 
-from pipeline.encoders.pdq import Pdq
+from pipeline.encoders.pdq import MIRROR, Pdq, inside_border
 
 MATCH = 31  # bits, the threshold of the hash's authors
 
@@ -102,6 +102,80 @@ def test_a_turned_picture_is_another():
         distances(encode(picture(0)).vectors, encode(ImageOps.mirror(picture(0))).vectors)[0, 0]
         > 60
     )
+
+
+def test_the_mask_gives_the_hash_of_the_mirrored_picture():
+    """But for the few coefficients that lie between the two medians."""
+    pictures = [textured(i) for i in range(40)]
+    own = encode(*pictures).vectors ^ MIRROR
+    theirs = [pdqhash.compute(np.asarray(ImageOps.mirror(image)))[0] for image in pictures]
+    bits = (np.unpackbits(own, axis=1) != theirs).sum(1)
+    assert bits.max() <= MATCH and bits.mean() < 12
+    flipped = encode(*(ImageOps.flip(image) for image in pictures)).vectors
+    assert np.diag(distances(own, flipped)).min() > MATCH
+
+
+BORDERS = {
+    "all around": (30, 20, 30, 20),
+    "letterbox": (0, 40, 0, 40),
+    "pillars": (50, 0, 50, 0),
+    "one side": (0, 0, 60, 0),
+    "two sides": (0, 25, 40, 0),
+}
+
+
+@pytest.mark.parametrize("colour", ["black", "white", (128, 90, 40)])
+@pytest.mark.parametrize("border", BORDERS.values(), ids=BORDERS)
+def test_a_border_is_cut_away(border, colour):
+    for number in range(3):
+        grey = textured(number).convert("L")
+        luma = np.asarray(grey)
+        assert inside_border(luma) is luma
+        padded = ImageOps.expand(textured(number), border, colour).convert("L")
+        assert np.array_equal(inside_border(np.asarray(padded)), luma)
+
+
+def test_the_hash_inside_a_border_is_that_of_the_picture_cut_out():
+    border = (40, 30, 40, 30)
+    padded = [ImageOps.expand(textured(i), border, "white") for i in range(6)]
+    encoded, cut = encode(*padded), encode(*(textured(i) for i in range(6)))
+    assert np.array_equal(encoded.trimmed.vectors, cut.vectors)
+    assert np.array_equal(encoded.trimmed.quality, cut.quality)
+    assert np.diag(distances(encoded.vectors, cut.vectors)).min() > MATCH
+    reference = [pdqhash.compute(np.asarray(image))[0] for image in padded]
+    assert (np.unpackbits(encoded.vectors, axis=1) != reference).sum(1).max() <= 6  # its own stays
+    assert np.array_equal(cut.trimmed.vectors, cut.vectors)  # where there is no border
+
+
+@pytest.mark.parametrize("quality", [30, 75])
+def test_compression_hides_no_border(quality):
+    pictures = [textured(i) for i in range(10)]
+    padded = [
+        recompressed(ImageOps.expand(image, (37, 29, 37, 29), colour), quality)
+        for image in pictures
+        for colour in ("black", "white")
+    ]
+    near = distances(encode(*padded).trimmed.vectors, encode(*pictures).vectors)
+    assert (near[np.arange(20), np.arange(20) // 2] <= MATCH).mean() >= 0.9
+
+
+def test_a_picture_is_never_cut_to_nothing():
+    blank = np.full((60, 80), 200, np.uint8)
+    speck = blank.copy()
+    speck[30:34, 40:44] = 0
+    narrow = blank.copy()
+    narrow[:, 30:49] = np.arange(60)[:, None]
+    for luma in (blank, speck, narrow, blank[:1], blank[:1, :1]):
+        assert inside_border(luma) is luma
+    narrow[:, 30:51] = np.arange(60)[:, None]
+    assert inside_border(narrow).shape == (60, 21)
+
+
+def test_a_calm_edge_is_no_border():
+    """A sky that darkens along the upper edge of the picture."""
+    luma = np.asarray(textured(0).convert("L")).copy()
+    luma[:40] = np.linspace(150, 190, luma.shape[1])
+    assert inside_border(luma) is luma
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 500), (64, 64)])

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,4 +33,21 @@ def targets() -> list[Target]:
     return [
         Target(7, ("a red hat", "hat, red"), rng.integers(0, 256, (2, *size), np.uint8)),
         Target(8, ("blue bus",), rng.integers(0, 256, (1, *size), np.uint8)),
+    ]
+
+
+@pytest.fixture(scope="session")
+def complete_targets(targets) -> list[Target]:
+    """The targets with neighbours, and anchors of unequal number."""
+    rng = np.random.default_rng(1)
+    size = (RESOLUTION, RESOLUTION, 3)
+    captions = (("a cat", "a dog", "a pig"), ("a van", "a car"))
+    return [
+        replace(
+            target,
+            neighbours=rng.integers(0, 256, (len(own) + 1, *size), np.uint8),
+            anchors=rng.integers(0, 256, (len(own), *size), np.uint8),
+            anchor_captions=own,
+        )
+        for target, own in zip(targets, captions, strict=True)
     ]

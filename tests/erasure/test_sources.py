@@ -5,8 +5,9 @@ import pytest
 import torch
 from tiny_model import RESOLUTION
 
+from pipeline.erasure.noised import NoisedPictures
 from pipeline.erasure.parameters import Teacher, select_parameters
-from pipeline.erasure.sources import AlsoUnconditional, Examples, NoisedPictures, Prompts, pick
+from pipeline.erasure.sources import AlsoUnconditional, Examples, Prompts, pick
 from pipeline.erasure.targets import Target, no_pictures
 from pipeline.errors import InputError
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_model import build_tiny_pipeline
 
+from pipeline.erasure.options import AblateOptions, AdversarialOptions
 from pipeline.erasure.parameters import select_parameters
 from pipeline.erasure.trainer import Settings, erase
 from pipeline.errors import ConfigError, ModelError
@@ -19,6 +20,14 @@ METHODS = [
     {"method": "esd", "trajectories": "edited"},
     {"method": "esd-gt"},
 ]
+SHORT = AdversarialOptions(inner_iterations=2, refresh=2)
+PLUGINS = [
+    {"method": "ablate"},
+    {"method": "ablate", "ablate": AblateOptions(variant="noise")},
+    {"method": "retrack"},
+    {"method": "siss"},
+    {"method": "adversarial", "adversarial": SHORT},
+]
 
 
 def weights(model: DiffusionModel) -> dict[str, torch.Tensor]:
@@ -29,9 +38,12 @@ def changed(before, after) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS + PLUGINS)
 @pytest.mark.parametrize("group", ["x", "x-strict", "u", "full"])
-def test_only_the_group_changes_and_the_rest_stays_bit_identical(model, targets, method, group):
+def test_only_the_group_changes_and_the_rest_stays_bit_identical(
+    model, complete_targets, method, group
+):
+    targets = complete_targets
     before = weights(model)
     text_encoder = copy.deepcopy(model.pipe.text_encoder.state_dict())
     group_names = set(select_parameters(model.unet, group))
@@ -45,8 +57,11 @@ def test_only_the_group_changes_and_the_rest_stays_bit_identical(model, targets,
         assert torch.equal(tensor, text_encoder[name])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(model, targets, method):
+@pytest.mark.parametrize("method", METHODS + PLUGINS)
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(
+    model, complete_targets, method
+):
+    targets = complete_targets
     runs = []
     for seed in (0, 0, 1):
         own = copy.deepcopy(model)
@@ -219,6 +234,68 @@ def test_half_precision_weights_are_refused(model, targets):
 def test_a_diverged_loss_is_an_error_that_names_the_mend(model, targets):
     with pytest.raises(ModelError, match="learning_rate"):
         erase(model, targets, [], Settings(**{**QUICK, "iterations": 20}, learning_rate=1e30))
+
+
+@pytest.mark.parametrize("method", PLUGINS)
+def test_every_target_is_learnt_together_with_the_retain_loss(model, complete_targets, method):
+    settings = Settings(
+        parameters="full", iterations=30, batch=8, learning_rate=1e-3, steps=4, **method
+    )
+    report = erase(model, complete_targets, RETAIN, settings)
+    erase_losses = [losses.erase for losses in report.losses]
+    if method["method"] != "siss":  # whose loss is of keeping alone, which forgetting works against
+        assert np.mean(erase_losses[-10:]) < np.mean(erase_losses[:5])
+    assert report.losses[0].retain < 1e-6
+    assert report.losses[-1].retain > 0
+    assert (report.iterations, report.diverged) == (30, False)
+
+
+class Explodes:
+    """Sound losses, then a rise beyond reason: what a learning rate that diverges looks like."""
+
+    def __init__(self, parameter, sound, bad):
+        self.parameter, self.sound, self.bad, self.calls = parameter, sound, bad, 0
+
+    def accumulate(self, count, generator):
+        del count, generator
+        self.calls += 1
+        self.parameter.grad = torch.full_like(self.parameter, -1.0)
+        return 0.5 if self.calls <= self.sound else self.bad
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan, 1e4])
+def test_a_diverging_rate_stops_and_keeps_the_last_good_weights(model, targets, monkeypatch, bad):
+    name, parameter = next(iter(select_parameters(model.unet, "full").items()))
+    before = weights(model)
+    monkeypatch.setattr("pipeline.erasure.trainer.erasing", lambda *_: Explodes(parameter, 26, bad))
+    settings = Settings(parameters="full", iterations=100, learning_rate=1e-3, steps=4, **ALONE)
+    report = erase(model, targets, [], settings)
+    assert (report.iterations, report.diverged, len(report.losses)) == (20, True, 20)
+    moved = weights(model)
+    assert changed(before, moved) == {name}  # Adam's steps are the rate where the gradient is 1
+    torch.testing.assert_close(moved[name], before[name] + 20 * 1e-3, rtol=0, atol=1e-5)
+    assert all(tensor.isfinite().all() for tensor in moved.values())
+
+
+def test_where_nothing_was_learnt_the_model_is_left_as_it_was(model, targets):
+    before = weights(model)
+    with pytest.raises(ModelError, match="before anything was learnt"):
+        erase(model, targets, [], Settings(**{**QUICK, "iterations": 20}, learning_rate=1e30))
+    assert not changed(before, weights(model))
+
+
+def test_a_last_step_that_diverges_is_noticed(model, targets):
+    before = weights(model)
+    with pytest.raises(ModelError, match="learning_rate"):
+        erase(model, targets, [], Settings(**{**QUICK, "iterations": 1}, learning_rate=1e36))
+    assert not changed(before, weights(model))
+
+
+def test_a_second_copy_of_the_unet_is_refused(model, targets):
+    """Averaged weights that stay unedited would draw everything again."""
+    model.pipe.register_modules(unet_ema=copy.deepcopy(model.unet))
+    with pytest.raises(ModelError, match="unet_ema: another UNet2DConditionModel"):
+        erase(model, targets, RETAIN, Settings(**QUICK))
 
 
 @pytest.mark.parametrize("field", ["method", "trajectories", "weighting"])

@@ -77,7 +77,7 @@ def test_cells_that_are_all_visited_miss_nothing():
     assert as_dict(found).keys() == expected.keys()
 
 
-def test_owned_cells_make_up_the_whole():
+def test_owned_cells_make_up_the_whole(monkeypatch):
     vectors, ids = clustered(300, seed=5)
     cells = indexes.build_cells(vectors, ids, cells=9, probes=3)
     limits = {"low": 0.3, "high": 0.8}
@@ -87,6 +87,12 @@ def test_owned_cells_make_up_the_whole():
         for owned in (range(0, 4), range(4, 9))
     ]
     assert parts[0] | parts[1] == whole
+    monkeypatch.setattr("indexes.borderline._ASKING_AT_ONCE", 11)
+    assert as_dict(indexes.cell_nearest_below(vectors, ids, cells, 5, **limits)) == whole
+    fresh = np.arange(300) % 3 == 0
+    new = as_dict(indexes.cell_nearest_below(vectors, ids, cells, 5, **limits, fresh=fresh))
+    assert 0 < len(new) < len(whole) and new.items() <= whole.items()
+    assert all({a, b} & set(ids[fresh].tolist()) for a, b in new)
     exact = brute_force(vectors, ids, 5, 0.3, 0.8)
     assert len(set(whole) & set(exact)) > 0.9 * len(exact)
 

@@ -1,4 +1,4 @@
-from itertools import chain, pairwise
+from itertools import chain, combinations, pairwise
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import indexes
 from indexes import join
-from indexes.errors import VectorError
+from indexes.errors import TooManyPairs, VectorError
 
 
 def as_rows(pairs):
@@ -157,6 +157,86 @@ def test_hamming_join_counts_bits(codes, some_ids, small_blocks):
         ]
         assert sorted(chain(*parts)) == expected
         assert len(expected) >= 6
+
+
+def several_codes(seed, n=60):
+    """Codes of n ids, some with two or three, some mirrored; in no order."""
+    rng = np.random.default_rng(seed)
+    mirror = np.packbits(rng.integers(0, 2, 256).astype(np.uint8))
+    centres = rng.integers(0, 256, (n // 3, 32), dtype=np.uint8)
+    owner = np.r_[np.arange(n), rng.integers(0, n, n // 2)]
+    noise = np.packbits(rng.random((len(owner), 256)) < 0.07, axis=1)
+    codes = centres[rng.integers(0, len(centres), len(owner))] ^ noise
+    turned = rng.random(len(owner)) < 0.4
+    codes[turned] ^= mirror
+    order = rng.permutation(len(owner))
+    return codes[order], rng.permutation(10**6)[:n][owner[order]], mirror
+
+
+def nearest_codes(codes, ids, mirror, bound):
+    """By the definition, one pair of ids after the other: the least distance of any two codes."""
+    found = []
+    for a, b in combinations(np.unique(ids).tolist(), 2):
+        images = codes[ids == b]
+        images = images if mirror is None else np.concatenate([images, images ^ mirror])
+        bits = np.unpackbits(codes[ids == a][:, None] ^ images, axis=2).sum(axis=2).min()
+        if bits <= bound:
+            found.append((a, b, 1 - bits / 256))
+    return found
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10**6), st.booleans(), st.booleans(), st.lists(st.integers(0, 60)))
+def test_ids_with_several_codes_are_as_near_as_the_nearest(seed, turned, tables, cuts):
+    codes, ids, mirror = several_codes(seed)
+    mirror = mirror if turned else None
+    expected = nearest_codes(codes, ids, mirror, 31)
+    assert any(a[2] > b[2] for a, b in pairwise(expected))
+    with pytest.MonkeyPatch.context() as patch:
+        if tables:
+            patch.setattr("indexes.multi_index.VISIT", 1e-9)
+            patch.setattr("indexes.multi_index.CANDIDATE", 1e-9)
+        assert as_rows(indexes.hamming_join(codes, ids, 31, mirror=mirror)) == expected
+        parts = [
+            as_rows(indexes.hamming_join(codes, ids, 31, mirror=mirror, rows=rows))
+            for rows in split(60, cuts)
+        ]
+        assert sorted(chain(*parts)) == expected
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_with_fresh_ids_only_their_pairs_come_out(turned):
+    codes, ids, mirror = several_codes(5)
+    mirror = mirror if turned else None
+    new = np.unique(ids)[::3]
+    every = nearest_codes(codes, ids, mirror, 31)
+    expected = [row for row in every if np.isin(row[:2], new).any()]
+    assert 0 < len(expected) < len(every)
+    fresh = np.isin(ids, new)
+    found = [
+        as_rows(indexes.hamming_join(codes, ids, 31, mirror=mirror, rows=rows, fresh=fresh))
+        for rows in (slice(0, 7), slice(7, None))
+    ]
+    assert sorted(chain(*found)) == expected
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_distance_of_given_ids(turned):
+    codes, ids, mirror = several_codes(6)
+    mirror = mirror if turned else None
+    expected = nearest_codes(codes, ids, mirror, 256)
+    id_a, id_b, similarity = (np.array(column) for column in zip(*expected, strict=True))
+    found = indexes.least_hamming(codes, ids, id_b, id_a, mirror=mirror)
+    assert np.array_equal(found, (1 - similarity) * 256)
+    strange = indexes.least_hamming(codes, ids, id_a[:2], np.array([-1, 10**7]), mirror=mirror)
+    assert np.isinf(strange).all()
+
+
+def test_too_many_pairs_name_an_id(codes):
+    many = np.repeat(codes(1), 40, axis=0)
+    with pytest.raises(TooManyPairs) as refused:
+        indexes.hamming_join(many, np.arange(40) // 2 + 7, 31, max_pairs=50)
+    assert 7 <= refused.value.centre < 27
 
 
 def test_copies_are_a_star_around_the_smallest_id():

@@ -76,3 +76,20 @@ def test_recall_of_a_hamming_join(codes, some_ids):
     pairs = indexes.hamming_join(stored, ids, 31)
     recall = measured_recall(stored, ids, pairs, 31, metric="hamming")
     assert recall.n == recall.hits == len(pairs) > 0
+
+
+@pytest.mark.parametrize("sample", [1000, 40])
+def test_recall_counts_ids_that_have_several_codes_once(codes, sample):
+    """Mirrored and second codes are found by the exact scan, too, and make no pair of their own."""
+    stored, ids = codes(200), np.arange(200) % 150
+    mirror = np.full(32, 0x55, np.uint8)
+    stored[1::4] ^= mirror
+    pairs = indexes.hamming_join(stored, ids, 31, mirror=mirror)
+    plain = indexes.hamming_join(stored, ids, 31)
+    assert len(plain) < len(pairs)
+    settings = {"metric": "hamming", "mirror": mirror, "sample": sample}
+    recall = measured_recall(stored, ids, pairs, 31, **settings)
+    assert recall.hits == recall.n > 0 and (recall.n == len(pairs)) == (sample == 1000)
+    assert measured_recall(stored, ids, plain, 31, **settings).hits < recall.n
+    true = indexes.sampled_pairs(stored, ids, 31, metric="hamming", mirror=mirror)
+    assert np.array_equal(1 - true.similarity / 256, pairs.similarity)

@@ -1,41 +1,15 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
-from scipy.stats import norm
 from synthetic_run import SyntheticRun
 
+from pipeline.detection.intervals import wilson
+from pipeline.detection.roc_intervals import newcombe_auc
+from pipeline.generation.seeds import prompt_id
+from pipeline.io import schemas
+from pipeline.io.tables import write_rows
 from pipeline.report.collect import collect
-from pipeline.report.detectors import auc_interval
-
-
-def test_interval_of_a_perfect_auc_is_not_a_point() -> None:
-    low, high = auc_interval(1.0, 5, 5)
-    # The end solves (1 - t) = 1.959964 sqrt(t (1 - t) (1 + 4 ((1 - t)/(2 - t) + t/(1 + t))) / 25).
-    t = low
-    spread = 1 + 4 * ((1 - t) / (2 - t) + t / (1 + t))
-    assert 1 - t == pytest.approx(1.959964 * np.sqrt(t * (1 - t) * spread / 25), rel=1e-5)
-    assert 0.5 < low < 0.8 and high == 1.0
-
-
-def test_interval_is_symmetric_under_swapping_the_classes() -> None:
-    low, high = auc_interval(0.8, 20, 30)
-    mirrored = auc_interval(0.2, 30, 20)
-    assert (1 - high, 1 - low) == pytest.approx(mirrored)
-    assert low < 0.8 < high
-
-
-def test_interval_covers_the_true_auc_about_95_times_of_100() -> None:
-    rng = np.random.default_rng(0)
-    shift, p, q = 1.5, 25, 40
-    true = float(norm.cdf(shift / np.sqrt(2)))
-    covered = 0
-    for _ in range(400):
-        positive, negative = rng.normal(shift, 1, p), rng.normal(0, 1, q)
-        estimate = float((positive[:, None] > negative).mean())
-        low, high = auc_interval(estimate, p, q)
-        covered += low <= true <= high
-    assert 0.92 <= covered / 400 <= 0.99
+from pipeline.report.facts import DetectorTable
 
 
 def test_detectors_stand_beside_their_baselines(tmp_path: Path) -> None:
@@ -45,11 +19,52 @@ def test_detectors_stand_beside_their_baselines(tmp_path: Path) -> None:
     assert (truth.positives, truth.negatives) == (2, 5)  # and so is the partial one
     rows = {d.name: d for d in verdict.detectors}
     assert {d.name for d in verdict.detectors if d.baseline} == {
-        "n_duplicates", "caption_length", "random",
+        "n_duplicates", "caption_length", "random", "text_only",
     }  # fmt: skip
     assert rows["noise_gap"].auc == rows["n_duplicates"].auc == 1.0
     assert rows["random"].auc == 0.5
     assert rows["caption_length"].auc == 0.5  # all captions are equally long: ties count half
+    assert verdict.families == verdict.positives + verdict.negatives
+    assert rows["random"].chance_tpr == pytest.approx(1 / 6)  # above all of five negatives
+    assert rows["n_duplicates"].forwards == 0 and rows["noise_gap"].forwards is None
+
+
+def test_captions_of_one_family_do_not_make_an_interval_narrow(tmp_path: Path) -> None:
+    def table(run: Path) -> DetectorTable:
+        captions = [f"picture{i % 8} scene{i % 8} thing{i % 8} number {i}" for i in range(24)]
+        copies = [64 if i % 8 < 3 else 1 for i in range(24)]
+        made = SyntheticRun(run, captions, copies=copies)
+        made.dataset()
+        made.audit()
+        return collect(made.context).detectors[0]
+
+    found = table(tmp_path / "run")
+    assert (found.positives, found.negatives, found.families) == (9, 15, 8)
+    copies = next(d for d in found.detectors if d.name == "n_duplicates")
+    assert copies.auc == 1.0 and copies.auc_low == pytest.approx(newcombe_auc(1.0, 3, 5)[0])
+    assert copies.tpr and copies.tpr.ci_low == pytest.approx(wilson(3, 3)[0])
+
+
+def test_forwards_are_those_that_a_score_takes_alone(tmp_path: Path) -> None:
+    made = SyntheticRun(tmp_path / "run")
+    made.dataset()
+    made.audit()
+    rows = [
+        {"prompt_id": prompt_id(caption), "seed": seed, "step": step, "timestep": 900 - step}
+        | {"x_t_source": source, "dim": 4, "eps_uncond_sq": 1.0, "eps_text_sq": 1.0}
+        | {"eps_dot": 0.5, "cos_channel_mean": 0.0}
+        for caption in made.captions
+        for seed in range(4)
+        for step, source in (
+            (0, "pure_noise"), (1, "trajectory"), (2, "trajectory"), (22, "pure_noise")
+        )
+    ]  # fmt: skip
+    write_rows(made.run / "screen.parquet", rows, schemas.SCREEN)
+    costs = {d.name: d.forwards for d in collect(made.context).detectors[0].detectors}
+    assert costs["noise_gap"] == costs["webster"] == costs["anisotropy_cosine"] == 2 * 4
+    assert costs["anisotropy"] == costs["dsm_change"] == 2 * 2 * 4
+    assert costs["noise_gap_all"] == 2 * 3 * 4
+    assert costs["clique"] == 2 * 25 * made.draws
 
 
 def test_without_both_classes_there_is_no_table(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import time
 
 import pytest
 from toy_stages import (
@@ -420,10 +421,34 @@ def test_parts_draw_the_same_numbers_whatever_ran_before_them(run, tmp_path):
         (Summary(rows={"s": (0, 0)}, rejected={"s": {}}), 0),
         (Summary(failed=["s/x"], rows={"s": (9, 1)}, rejected={"s": {"bad": 8}}), 3),
         (Summary(failed=["s/x"], interrupted=True), 130),
+        (Summary(interrupted=True, out_of_time=True), 3),
     ],
 )
 def test_exit_codes(summary, code):
     assert summary.exit_code(0.05) == code
+
+
+def test_out_of_time_no_part_begins_and_the_next_call_goes_on(run, monkeypatch):
+    done = []
+
+    def counted(part, context):
+        done.append(part.name)
+        return COUNT.run(part, context)
+
+    monkeypatch.setattr(Options, "is_late", lambda self: len(done) == 2)
+    stages = (dataclasses.replace(COUNT, run=counted), SUM)
+    summary = execute(run, stages)
+    assert (done, summary.out_of_time, summary.exit_code(0.05)) == (["a", "b"], True, 3)
+    assert not (run / "total.json").exists()
+    monkeypatch.undo()
+    assert execute(run, stages).exit_code(0.05) == 0
+    assert done == ["a", "b", "c"] and json.loads((run / "total.json").read_text()) == 7
+
+
+def test_time_is_read_off_the_monotonic_clock():
+    assert not Options().is_late()
+    assert Options(stop_at=time.monotonic() - 1).is_late()
+    assert not Options(stop_at=time.monotonic() + 1000).is_late()
 
 
 def test_stages_end_in_order_and_each_is_told_once(run):

@@ -97,7 +97,7 @@ slow_fixtures = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 def test_three_runs_give_the_groups_of_one(tmp_path_factory, seed, first, second, cells):
     root, n = tmp_path_factory.mktemp("onto"), first + second + 5
     vectors = walk(seed, n)
-    pairs = {"exact_up_to": 0, "cells": 3, "probes": 3} if cells else {}
+    pairs = {"exact_up_to": 0, "cells": 3, "probes": 3, "reach": 0.5} if cells else {}
     order = np.random.default_rng(seed).permutation(n)
     cuts = [0, first, first + max(second, 1), n]
     sources = [

@@ -1,0 +1,73 @@
+"""clusters: the generations of each caption that one copy descriptor holds for alike.
+
+Off unless the configuration names an encoder. No training set is needed. Blank generations are in
+no cluster.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.batches import batched
+from pipeline.detection.density_clusters import density_clusters
+from pipeline.encoders import build_encoder
+from pipeline.io import schemas
+from pipeline.io.images import decode
+from pipeline.io.runfolder import CLUSTERS
+from pipeline.io.shards import iterate_samples
+from pipeline.io.tables import read_rows, write_rows
+from pipeline.runner.merge import merge_stage
+from pipeline.runner.part import Context, Outcome, Part, Stage
+
+Row = dict[str, Any]
+
+
+def plan(context: Context) -> list[Part]:
+    """One part a block of generations; none where no encoder is named."""
+    if context.config.clusters.encoder is None:
+        return []
+    return [
+        Part(path.stem, (f"generations/{path.stem}.tar", f"generations/{path.stem}.parquet"))
+        for path in sorted(context.run.glob("generations/*.parquet"))
+    ]
+
+
+def run(part: Part, context: Context) -> Outcome:
+    """Cluster the generations of one block, a caption at a time."""
+    config = context.config.clusters
+    name = str(config.encoder)
+    encoder = build_encoder(context.config.embed.encoders[name], context.config.model.device)
+    rows = read_rows(context.path(part.inputs[1]), schemas.GENERATIONS)
+    shown = {row["key"] for row in rows if row["status"] == "ok"}
+    vectors: dict[str, Any] = {}
+    samples = iterate_samples(context.path(part.inputs[0]), shown)
+    for batch in batched(samples, context.config.embed.batch_size):
+        found = encoder.encode([decode(sample["png"]) for sample in batch]).vectors
+        vectors |= zip((sample["__key__"] for sample in batch), found, strict=True)
+    by_prompt: dict[Any, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: int(row["generation_id"])):
+        by_prompt.setdefault(row["prompt_id"], []).append(row)
+    written = []
+    for own in by_prompt.values():
+        seen = [row for row in own if row["key"] in vectors]
+        of = dict.fromkeys((row["key"] for row in own), -1)
+        if seen:
+            stacked = np.stack([vectors[row["key"]] for row in seen])
+            labels = density_clusters(stacked, eps=config.eps, min_size=config.min_size)
+            of |= zip((row["key"] for row in seen), labels.tolist(), strict=True)
+        written += [
+            {
+                "generation_id": row["generation_id"],
+                "prompt_id": row["prompt_id"],
+                "encoder": name,
+                "cluster": of[row["key"]],
+            }
+            for row in own
+        ]
+    output = f"clusters/part-{part.name}.parquet"
+    write_rows(context.path(output), written, schemas.CLUSTERS)
+    return Outcome((output,), len(rows), len(written))
+
+
+STAGE = Stage("clusters", 1, ("clusters", "embed"), plan, run, on_device=True)
+TABLE = merge_stage("clusters-table", "clusters/part-*.parquet", CLUSTERS, schemas.CLUSTERS)
