@@ -67,7 +67,7 @@ class Bench:
 
     def source(self, model: str) -> str:
         """What open_source takes."""
-        name, _ = model.split("-", 1)
+        name, _, _ = model.partition("-")
         return str(self.photos) if name == "photos" else name
 
     def plan(self, model: str) -> Plan:

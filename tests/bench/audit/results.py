@@ -14,6 +14,7 @@ from tests.bench.audit import carlini, tables
 from tests.bench.audit.costs import forwards_of_columns
 from tests.bench.audit.measures import NEGATIVE, POSITIVE, Row, flagged, rate, verdict_rates
 from tests.bench.audit.plans import Bench
+from tests.bench.audit.sheet import disagreements, draw_sheet
 from tests.bench.audit.work import CALIBRATED, CONTROLS, DEFAULT, DETECTORS, audit_folder
 
 
@@ -78,6 +79,9 @@ def show_verdicts(bench: Bench, variant: str, console: Console) -> dict[str, Any
         console.print(table)
     console.print(tables.calibration(rows))
     console.print(tables.costs(rows, bench.how.steps))
+    sheet = bench.work / f"disagreements-{variant}.png"
+    for line in draw_sheet(bench, disagreements(rows), sheet):
+        console.print(line, markup=False, highlight=False)
     return {
         "verdict": {name: asdict(value) for name, value in verdict_rates(rows).items()},
         "forwards": tables.forwards(rows, bench.how.steps),
