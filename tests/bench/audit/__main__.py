@@ -69,7 +69,7 @@ def tasks_of(bench: Bench, *, carlini: bool) -> tuple[dict[str, Task], dict[str,
         add(f"calibration {name}", (work.calibrate, (bench, name)), *before)
         task = work.audit, (bench, name, work.CALIBRATED)
         add(f"calibrated {name}", task, f"calibration {name}")
-    add("unconditional", (work.make_unconditional, (bench,)), f"set {first}")
+    add("unconditional", (work.make_unconditional, (bench,)), f"audit {first} {work.DEFAULT}")
     if carlini:
         add("carlini", (work.draw_carlini, (bench, CAPTIONS)), f"truth {first}")
     return tasks, needs

@@ -20,7 +20,7 @@ class Scale:
     seeds: int = 32
     per_prompt: int = 16
     controls: int = 300  # captions that the verdict is calibrated on
-    unconditional_steps: int = 4000
+    unconditional_steps: int = 2000
     unconditional_drawn: int = 2048
     counterfactual: bool = True
 

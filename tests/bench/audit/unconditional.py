@@ -22,7 +22,7 @@ from pipeline.detection.adaptive_l2 import adaptive_l2
 from pipeline.detection.l2 import pairwise_l2
 
 SIDE = 16
-BATCH = 64
+BATCH = 32
 MUON_RATE, ADAMW_RATE, EMA_DECAY = 0.02, 2e-3, 0.995
 NEIGHBOURS = 50
 
@@ -44,7 +44,7 @@ def train(pictures: Pictures, out: Path, steps: int, seed: int) -> None:
     data = torch.from_numpy(pictures).permute(0, 3, 1, 2) * 2 - 1
     unet = UNet2DModel(
         sample_size=SIDE,
-        block_out_channels=(48, 96),
+        block_out_channels=(32, 64),
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
