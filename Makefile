@@ -17,7 +17,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint type unit coverage clean
-.PHONY: bench bench-peers bench-dedup bench-placeholders bench-cost bench-gpu
+.PHONY: bench bench-peers bench-dedup bench-placeholders bench-cost bench-gpu bench-audit
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,9 @@ bench-gpu: $(READY)  ## join and embedding on a GPU; BENCH="--rows 1000000" for 
 
 bench-placeholders: $(READY)  ## a set of which half is one placeholder: time, memory, exponent
 	$(PY) -m tests.bench.placeholders
+
+bench-audit: $(READY)  ## models with planted duplicates: the verdict beside the truth; BENCH="--smoke"
+	$(PY) -m tests.bench.audit $(BENCH)
 
 clean:  ## remove the environment and caches, never a run
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .hypothesis .coverage
