@@ -249,7 +249,7 @@ def audit(
     values = audit_settings(asked) | {"report": {"redact": redact}}
     values["model"] |= {"revision": revision, "lora": lora, "compile": compiled}
     values["generate"] |= {"rounds": () if exhaustive else AUDIT_ROUNDS}
-    values["screen"] = {} if exhaustive else AUDIT_SCREEN
+    values["screen"] = AUDIT_SCREEN
     values["verdict"] = {"calibration": str(calibration.resolve()) if calibration else None}
     shared = _shared(workers, scheduler, device, dtype, limit)
     shared["generate.max_forwards"] = max_forwards
