@@ -64,6 +64,9 @@ bench-cost: $(READY)  ## measured rates, and what ten million to five billion pi
 bench-gpu: $(READY)  ## join and embedding on a GPU; BENCH="--rows 1000000" for less
 	$(PY) -m tests.bench.gpu $(BENCH)
 
+bench-audit: $(READY)  ## is the verdict right: models whose memorization is known; BENCH="--jobs 2"
+	$(PY) -m tests.bench.audit $(BENCH)
+
 bench-placeholders: $(READY)  ## a set of which half is one placeholder: time, memory, exponent
 	$(PY) -m tests.bench.placeholders
 

@@ -7,8 +7,8 @@ reproduces is measured with fresh seeds; then `unmemorize dedup` and `unmemorize
 user would, and their findings stand beside the truth. Everything is kept in the working folder and
 done once: a killed run goes on where it stopped. Nothing is asserted.
 
-`--audit-option` hands an option to `unmemorize audit` (--audit-option=--calibration=FILE) and
-`--variant` names that run, so that several stand beside each other. `--only` builds a part.
+`--variant NAME` makes one more audit, with the options that `--audit-option` hands on
+(--variant late --audit-option=--set=screen.steps=5). `--only` builds a part.
 """
 
 import argparse
@@ -53,11 +53,22 @@ def tasks_of(bench: Bench, *, carlini: bool) -> tuple[dict[str, Task], dict[str,
         add(f"model {name}", (work.make_model_of, (bench, name)), f"set {name}", *vae)
         add(f"dedup {name}", (work.deduplicate, (bench, name)), f"set {name}")
     first, after = bench.models[0], bench.counterfactual
-    add(f"model {after}", (work.make_model_of, (bench, after)), f"dedup {first}")
-    for name in (*bench.models, after):
+    audited = [*bench.models]
+    if bench.scale.counterfactual:
+        add(f"model {after}", (work.make_model_of, (bench, after)), f"dedup {first}")
+        audited.append(after)
+    for name in audited:
         before = f"model {name}", f"dedup {bench.set_of(name)}"
         add(f"truth {name}", (work.find_truth, (bench, name)), *before)
-        add(f"audit {name}", (work.audit, (bench, name)), *before)
+        for variant in (work.DEFAULT, bench.variant):
+            if variant is not None:
+                add(f"audit {name} {variant}", (work.audit, (bench, name, variant)), *before)
+    for name in bench.models:
+        before = f"model {name}", f"dedup {name}"
+        add(f"detectors {name}", (work.audit, (bench, name, work.DETECTORS)), *before)
+        add(f"calibration {name}", (work.calibrate, (bench, name)), *before)
+        task = work.audit, (bench, name, work.CALIBRATED)
+        add(f"calibrated {name}", task, f"calibration {name}")
     add("unconditional", (work.make_unconditional, (bench,)), f"set {first}")
     if carlini:
         add("carlini", (work.draw_carlini, (bench, CAPTIONS)), f"truth {first}")
@@ -72,7 +83,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="one tiny model, a minute")
     parser.add_argument("--photos", type=Path, help="photographs in the place of drawn scenes")
     parser.add_argument("--carlini", action="store_true", help="500 generations of 20 captions")
-    parser.add_argument("--variant", default="default", help="the name of this audit")
+    parser.add_argument("--variant", help="one more audit, of this name")
     parser.add_argument("--audit-option", action="append", default=[], help="for `audit`")
     parser.add_argument("--only", help="build no further than the parts with this in their names")
     given = parser.parse_args()
@@ -82,7 +93,7 @@ def main() -> None:
         models=models,
         scale=SMOKE if given.smoke else Scale(),
         photos=given.photos and given.photos.resolve(),
-        audit=tuple(given.audit_option),
+        extra=tuple(given.audit_option),
         variant=given.variant,
     )
     console = Console(width=120)

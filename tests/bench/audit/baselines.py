@@ -1,13 +1,30 @@
-"""Scores of a caption that need no model: what a detector has to beat, and what detectors cost."""
+"""Scores of a caption that need no model: what a detector has to beat."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline.config import RunConfig
+import numpy as np
+
+from pipeline.detection.text_only import text_only_scores
 from pipeline.generation.seeds import hash63
-from tests.bench.audit.measures import Row, key
+from tests.bench.audit.measures import PARTIAL, POSITIVE, Row, family_ids, key
 
 Values = dict[Any, float | None]
+
+
+def _text_only(rows: Sequence[Row]) -> Values:
+    """Fitted within each model: a caption that one model memorized is another's control."""
+    found: Values = {}
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == model and row["label"] != PARTIAL]
+        labels = np.array([row["label"] == POSITIVE for row in own], bool)
+        families = family_ids(own)
+        if min(len(np.unique(families[labels == kind])) for kind in (True, False)) < 2:
+            continue
+        scores = text_only_scores([row["caption"] for row in own], labels, families)
+        found |= {key(row): float(value) for row, value in zip(own, scores, strict=True)}
+    return found
+
 
 BASELINES: dict[str, Callable[[Sequence[Row]], Values]] = {
     "random": lambda rows: {key(r): float(hash63("random", *key(r))) for r in rows},
@@ -17,22 +34,6 @@ BASELINES: dict[str, Callable[[Sequence[Row]], Values]] = {
     "copies of the caption": lambda rows: {
         key(r): r["finding"].get("n_caption_copies") for r in rows
     },
+    "caption: a classifier of its letters": _text_only,
 }
-"""By name: scores of rows by (model, prompt_id), high for memorized. One that learns from the
-labels (a classifier of captions) must score each row out of its family's fold: rows have `label`,
-`family` and `model`."""
-
-_FIRST_STEP = ("noise_gap", "webster", "anisotropy")
-_EVIDENCE = ("rate", "clique_size")
-
-
-def forwards_of(column: str, config: RunConfig, finding: Mapping[str, Any]) -> int | None:
-    """UNet forwards a prompt that a column of findings.parquet took; None where unknown."""
-    first = 2 * config.screen.seeds
-    if column in _FIRST_STEP:
-        return first
-    if column == "noise_gap_all":
-        return first * config.screen.steps
-    if column in _EVIDENCE:
-        return 2 * config.generate.steps * int(finding.get("n_generated") or 0)
-    return None
+"""By name: scores of rows by (model, prompt_id), high for memorized."""

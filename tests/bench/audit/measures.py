@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.detection.intervals import wilson
-from pipeline.detection.roc import auc, tpr_at_fpr
+from pipeline.detection.roc_intervals import RocSummary, roc_summary
 from pipeline.detection.verdict import HITS
 
 RESAMPLES = 400
+FPR = 0.01
 POSITIVE, NEGATIVE, PARTIAL = "positive", "negative", "partial"
 NO_DETECTOR = frozenset(
     [
@@ -116,17 +117,6 @@ def confusion(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, int]]:
     return dict(sorted(counts.items()))
 
 
-@dataclass(frozen=True)
-class Score:
-    """How well one number tells positive from negative captions; `n` have it."""
-
-    n: tuple[int, int]
-    auc: float
-    auc_interval: tuple[float, float] | None
-    tpr: float
-    tpr_interval: tuple[float, float] | None
-
-
 def detector_columns(rows: Sequence[Row]) -> list[str]:
     """Columns of findings that hold a number that may tell: every float or count not known else."""
     names = dict.fromkeys(name for row in rows for name in row["finding"])
@@ -145,34 +135,28 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def score(rows: Sequence[Row], values: Mapping[Any, float | None]) -> Score | None:
-    """AUC and TPR at 1 % FPR of `values`, by (model, prompt_id), high for a memorized caption."""
+def score(rows: Sequence[Row], values: Mapping[Any, float | None]) -> RocSummary | None:
+    """AUC and TPR at 1 % FPR of `values`, by (model, prompt_id), high for a memorized caption.
+
+    None where positive or negative captions with a value are missing.
+    """
     usable = [
-        row | {"value": value}
+        (row, float(value))
         for row in rows
         if row["label"] != PARTIAL and (value := values.get(key(row))) is not None
     ]
-
-    def measured(measure: Callable[..., float], some: Sequence[Row]) -> float | None:
-        labels = np.array([row["label"] == POSITIVE for row in some])
-        if labels.all() or not labels.any():
-            return None
-        return measure(np.array([row["value"] for row in some], np.float64), labels)
-
-    def tpr(values: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_]) -> float:
-        return tpr_at_fpr(values, labels, 0.01)
-
-    whole = measured(auc, usable)
-    if whole is None:
+    labels = np.array([row["label"] == POSITIVE for row, _ in usable], bool)
+    if labels.all() or not labels.any():
         return None
-    positive = sum(row["label"] == POSITIVE for row in usable)
-    return Score(
-        (positive, len(usable) - positive),
-        whole,
-        by_family(usable, lambda some: measured(auc, some)),
-        measured(tpr, usable) or 0.0,
-        by_family(usable, lambda some: measured(tpr, some)),
-    )
+    families = family_ids([row for row, _ in usable])
+    return roc_summary(np.array([value for _, value in usable]), labels, families, FPR)
+
+
+def family_ids(rows: Sequence[Row]) -> npt.NDArray[np.int64]:
+    """A number for each (model, family), (n,)."""
+    numbers: dict[Any, int] = {}
+    names = [(row["model"], row["family"]) for row in rows]
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
 
 
 def key(row: Row) -> tuple[str, int]:

@@ -19,20 +19,24 @@ class Scale:
     singles: int = 150  # of which the truth is known
     seeds: int = 32
     per_prompt: int = 16
+    controls: int = 300  # captions that the verdict is calibrated on
     unconditional_steps: int = 4000
     unconditional_drawn: int = 2048
+    counterfactual: bool = True
 
 
 SMOKE = Scale(
-    steps=300,
+    steps=240,
     per_level=1,
     copies=(1, 32),
     pictures=40,
     singles=10,
     seeds=6,
     per_prompt=6,
+    controls=30,
     unconditional_steps=20,
     unconditional_drawn=16,
+    counterfactual=False,
 )
 SMOKE_MODELS = ("clipart-0",)
 
@@ -41,15 +45,16 @@ SMOKE_MODELS = ("clipart-0",)
 class Bench:
     """The whole of a run: `models` are named SOURCE-SEED; the first also trains the counterfactual.
 
-    `photos`: a folder whose pictures are the source called photos.
+    `photos`: a folder whose pictures are the source called photos. `variant` names one more audit,
+    with the options `extra`.
     """
 
     work: Path
     models: tuple[str, ...]
     scale: Scale
     photos: Path | None = None
-    audit: tuple[str, ...] = ()
-    variant: str = "default"
+    extra: tuple[str, ...] = ()
+    variant: str | None = None
     how: Sampling = field(default=Sampling("dpmsolver++", 10, 2.0))
 
     @property

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,31 +10,34 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from pipeline.io.runfolder import FINDINGS, read_images
-from pipeline.io.runjson import read_run_config
 from tests.bench.audit import carlini, tables
+from tests.bench.audit.costs import forwards_of_columns
 from tests.bench.audit.measures import NEGATIVE, POSITIVE, Row, flagged, rate, verdict_rates
 from tests.bench.audit.plans import Bench
-from tests.bench.audit.work import audit_folder
+from tests.bench.audit.work import CALIBRATED, CONTROLS, DEFAULT, DETECTORS, audit_folder
 
 
-def joined(bench: Bench, name: str) -> list[Row]:
+def joined(bench: Bench, name: str, variant: str) -> list[Row]:
     """A row a caption whose truth is known: the truth, the finding, and the pictures it names."""
-    run = audit_folder(bench, name)
-    config = read_run_config(run)
+    run = audit_folder(bench, name, variant)
     findings = {row["prompt_id"]: row for row in pq.read_table(run / FINDINGS).to_pylist()}
     pictures = _picture_of(bench, bench.set_of(name))
+    controls = _prompts(audit_folder(bench, name, CONTROLS))
     rows = []
     for row in truth_rows(bench, name):
         finding = findings.get(row["prompt_id"])
         if finding is None:
             raise RuntimeError(f"{run}: no finding for {row['caption']!r}")
         named = {pictures[i] for i in finding["image_ids"] or () if i in pictures}
-        rows.append(
-            row
-            | {"finding": finding, "verdict": finding["verdict"], "found_pictures": named}
-            | {"config": config}
-        )
+        more = {"verdict": finding["verdict"], "found_pictures": named, "finding": finding}
+        rows.append(row | more | {"calibrated_on": row["prompt_id"] in controls})
     return rows
+
+
+def _prompts(run: Path) -> set[int]:
+    if not (run / FINDINGS).is_file():
+        return set()
+    return set(pq.read_table(run / FINDINGS, columns=["prompt_id"])["prompt_id"].to_pylist())
 
 
 def truth_rows(bench: Bench, name: str) -> list[Row]:
@@ -51,34 +55,63 @@ def _picture_of(bench: Bench, name: str) -> dict[int, str]:
 
 def show(bench: Bench, console: Console) -> None:
     """Print every table that can be made of what is there, and write results.json."""
-    rows = [row for name in bench.models for row in joined(bench, name)]
-    steps = bench.how.steps
-    for table in tables.verdicts(rows):
-        console.print(table)
-    console.print(tables.calibration(rows))
-    console.print(tables.costs(rows, steps))
-    detectors = tables.detectors(rows)
-    console.print(tables.detector_table(detectors, "scores, positive against negative captions"))
-    truth = [row for name in bench.models for row in truth_rows(bench, name)]
-    console.print(tables.curves(truth, "reproduction of the own picture, all models"))
-    results: dict[str, Any] = {
-        "models": bench.models,
-        "scale": asdict(bench.scale),
-        "verdict": {name: asdict(value) for name, value in verdict_rates(rows).items()},
-        "forwards": tables.forwards(rows, steps),
-        "detectors": detectors,
-    }
-    if (bench.at("truth", bench.counterfactual) / "truth.parquet").is_file():
-        before, after = truth_rows(bench, bench.models[0]), truth_rows(bench, bench.counterfactual)
-        console.print(tables.curves(after, f"the same, {bench.counterfactual}"))
-        found = tables.extraction(before, after)
-        console.print(tables.extraction_table(found))
-        results["extraction"] = found
+    results: dict[str, Any] = {"models": bench.models, "scale": asdict(bench.scale)}
+    for variant in (DEFAULT, CALIBRATED, bench.variant):
+        runs = [audit_folder(bench, name, variant) for name in bench.models if variant]
+        if runs and all((run / FINDINGS).is_file() for run in runs):
+            results[str(variant)] = show_verdicts(bench, str(variant), console)
+        elif variant:
+            console.print(f"{variant}: not every model was audited so")
+    results["detectors"] = show_detectors(bench, console)
+    results |= show_curves(bench, console)
     results |= show_unconditional(bench, console)
     results |= show_carlini(bench, console)
-    out = bench.work / f"results-{bench.variant}.json"
+    out = bench.work / "results.json"
     out.write_text(json.dumps(results, indent=1, default=str))
     console.print(f"wrote {out}")
+
+
+def show_verdicts(bench: Bench, variant: str, console: Console) -> dict[str, Any]:
+    """Verdicts against the truth, what they cost, and how sure they are."""
+    rows = [row for name in bench.models for row in joined(bench, name, variant)]
+    for table in tables.verdicts(rows, f"{variant}, all models"):
+        console.print(table)
+    console.print(tables.calibration(rows))
+    console.print(tables.costs(rows, bench.how.steps))
+    return {
+        "verdict": {name: asdict(value) for name, value in verdict_rates(rows).items()},
+        "forwards": tables.forwards(rows, bench.how.steps),
+        "calibration": tables.calibration(rows),
+    }
+
+
+def show_detectors(bench: Bench, console: Console) -> list[dict[str, Any]]:
+    """Every score, of all models by one threshold and of each by its own."""
+    rows = [row for name in bench.models for row in joined(bench, name, DETECTORS)]
+    costs = [forwards_of_columns(audit_folder(bench, name, DETECTORS)) for name in bench.models]
+    pooled = tables.detectors(rows, costs[0])
+    console.print(tables.detector_table(pooled, "scores, all models by one threshold"))
+    found = [{"model": "all"} | row for row in pooled]
+    for name, cost in zip(bench.models, costs, strict=True):
+        own = tables.detectors([row for row in rows if row["model"] == name], cost)
+        console.print(tables.detector_table(own, f"scores, {name}"))
+        found += [{"model": name} | row for row in own]
+    return found
+
+
+def show_curves(bench: Bench, console: Console) -> dict[str, Any]:
+    """Reproduction by copies, and what deduplication changes."""
+    truth = [row for name in bench.models for row in truth_rows(bench, name)]
+    console.print(tables.curves(truth, "reproduction of the own picture, all models"))
+    if not bench.scale.counterfactual:
+        return {}
+    name = bench.counterfactual
+    before, after = joined(bench, bench.models[0], DEFAULT), joined(bench, name, DEFAULT)
+    console.print(tables.curves(before, f"the same, {bench.models[0]}"))
+    console.print(tables.curves(after, f"the same, {name}"))
+    found = tables.extraction(before, after)
+    console.print(tables.extraction_table(found))
+    return {"extraction": found}
 
 
 def show_unconditional(bench: Bench, console: Console) -> dict[str, Any]:
@@ -106,7 +139,7 @@ def show_carlini(bench: Bench, console: Console) -> dict[str, Any]:
     folders = sorted(path.parent for path in bench.at("carlini", name).glob("*/drawn.npy"))
     if not folders:
         return {}
-    known = {str(row["prompt_id"]): row for row in joined(bench, name)}
+    known = {str(row["prompt_id"]): row for row in joined(bench, name, DEFAULT)}
     rows = [known[folder.name] for folder in folders]
     drawings = [np.load(folder / "drawn.npy", allow_pickle=False) for folder in folders]
     found = carlini.points(rows, drawings, bench.how.steps)

@@ -1,12 +1,13 @@
 """The benchmark's figures as tables on a terminal and as results.json."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from tests.bench.audit.baselines import BASELINES, forwards_of
+from pipeline.detection.roc_intervals import RocSummary
+from tests.bench.audit.baselines import BASELINES
 from tests.bench.audit.carlini import Point
 from tests.bench.audit.measures import (
     NEGATIVE,
@@ -14,7 +15,6 @@ from tests.bench.audit.measures import (
     POSITIVE,
     Rate,
     Row,
-    Score,
     calibration_error,
     confusion,
     curve,
@@ -54,14 +54,16 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def verdicts(rows: Sequence[Row]) -> list[Table]:
+def verdicts(rows: Sequence[Row], title: str) -> list[Table]:
     """Verdict against truth, pooled and by model, and where the errors are."""
     columns = ("", "value", "n", "95 % Wilson", "95 % by family")
-    table = _table("verdict against truth, all models", *columns)
+    table = _table(f"verdict against truth, {title}", *columns)
     for name, value in verdict_rates(rows).items():
         table.add_row(name, *as_text(value))
     clear = [row for row in rows if row["label"] != PARTIAL]
     table.add_row("undecided", *as_text(rate(clear, lambda row: row["verdict"] == "undecided")))
+    fresh = [row for row in clear if row["label"] == NEGATIVE and not row["calibrated_on"]]
+    table.add_row("false alarms, not calibrated on", *as_text(rate(fresh, flagged)))
     own = [row for row in rows if row["p_own"] >= 0.5 and flagged(row)]
     table.add_row("names the right picture", *as_text(rate(own, _names_own)))
     models = _table("by model", "model", "precision", "n", "recall", "n")
@@ -111,25 +113,22 @@ def costs(rows: Sequence[Row], steps: int) -> Table:
     return table
 
 
-def detectors(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Every baseline and every number of findings.parquet: how well it tells, and its cost."""
-    scored: list[tuple[str, Score | None, float | None]] = []
+def detectors(rows: Sequence[Row], costs: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Every baseline and every number of findings.parquet: how well it tells, and its forwards."""
+    scored: list[tuple[str, RocSummary | None, float | None]] = []
     for name, function in BASELINES.items():
         scored.append((name, score(rows, function(rows)), 0.0))
     for column in detector_columns(rows):
         values = {key(row): row["finding"].get(column) for row in rows}
-        spent = [forwards_of(column, row["config"], row["finding"]) for row in rows]
-        known = [value for value in spent if value is not None]
-        cost = float(np.mean(known)) if known else None
-        scored.append((column, score(rows, values), cost))
+        scored.append((column, score(rows, values), costs.get(column)))
     return [
         {
             "detector": name,
-            "n": list(found.n),
+            "families": [found.positive_families, found.negative_families],
             "auc": found.auc,
-            "auc_interval": found.auc_interval,
+            "auc_interval": found.auc_ci,
             "tpr": found.tpr,
-            "tpr_interval": found.tpr_interval,
+            "tpr_interval": found.tpr_ci,
             "forwards": cost,
         }
         for name, found, cost in scored
@@ -139,7 +138,7 @@ def detectors(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def detector_table(found: Iterable[dict[str, Any]], title: str) -> Table:
     """The rows of `detectors`."""
-    columns = ("AUC", "95 %", "TPR at 1 % FPR", "95 %", "forwards", "n")
+    columns = ("AUC", "95 %", "TPR at 1 % FPR", "95 %", "forwards", "families")
     table = _table(title, "score", *columns)
     for row in found:
         table.add_row(
@@ -149,7 +148,7 @@ def detector_table(found: Iterable[dict[str, Any]], title: str) -> Table:
             f"{row['tpr']:.3f}",
             _interval(row["tpr_interval"]),
             "" if row["forwards"] is None else f"{row['forwards']:,.0f}",
-            f"{row['n'][0]} + {row['n'][1]}",
+            f"{row['families'][0]} + {row['families'][1]}",
         )
     return table
 
@@ -184,22 +183,32 @@ def extraction(before: Sequence[Row], after: Sequence[Row]) -> list[dict[str, An
                 "pictures": len(whole),
                 "before": len(pictures[0]),
                 "after": len(pictures[1]),
+                "flagged before": _flagged(before, regime),
+                "flagged after": _flagged(after, regime),
             }
         )
     return rows
 
 
+def _flagged(rows: Sequence[Row], regime: str) -> int:
+    """Pictures with a caption that the audit flags."""
+    return len({row["picture_id"] for row in rows if row["regime"] == regime and flagged(row)})
+
+
 def extraction_table(rows: Iterable[dict[str, Any]]) -> Table:
     """The rows of `extraction`."""
     table = _table(
-        "pictures that half of a caption's drawings reproduce: the same set, deduplicated",
+        "pictures that half of a caption's drawings reproduce, and that the audit flags: the set "
+        "as it is, and deduplicated",
         "regime",
         "pictures",
         "before",
         "after",
+        "flagged before",
+        "flagged after",
     )
     for row in rows:
-        table.add_row(row["regime"], *(str(row[n]) for n in ("pictures", "before", "after")))
+        table.add_row(*map(str, row.values()))
     return table
 
 

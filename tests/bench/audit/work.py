@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline.batches import batched
+from pipeline.detection.probe_detectors import PROBE_DETECTORS
 from pipeline.generation.backend import load_model
 from tests.bench.audit import carlini, truth, unconditional
 from tests.bench.audit.commands import run_cli
@@ -18,6 +19,9 @@ from tests.bench.audit.sources import open_source
 from tests.bench.audit.steps import made_from, once
 from tests.bench.audit.training import SHIPPED, make_autoencoder, make_model
 
+DEFAULT, CALIBRATED, DETECTORS, CONTROLS = "default", "calibrated", "detectors", "controls"
+"""Audits: as the command is; with the file of `calibrate audit`; with every detector that asks the
+model, and a single drawing; of control captions alone, for the calibration."""
 _PER_PART = 32
 
 
@@ -81,27 +85,57 @@ def find_truth(bench: Bench, name: str) -> None:
     truth.write_truth(target, found)
 
 
-def audit(bench: Bench, name: str) -> None:
-    """`unmemorize audit` of all captions whose truth is known."""
+def audit(bench: Bench, name: str, variant: str) -> None:
+    """`unmemorize audit` of all captions whose truth is known, in one of the ways below."""
     planted = bench.set_of(name)
     captions = truth.captions_of(bench.at("sets", planted), bench.scale.singles)
-    prompts = bench.at("prompts", f"{planted}.txt")
+    prompts = bench.at("prompts", f"{name}.txt")
     prompts.parent.mkdir(parents=True, exist_ok=True)
     prompts.write_text("".join(f"{text}\n" for text in sorted(row["caption"] for row in captions)))
-    out = audit_folder(bench, name)
-    how = bench.how
+    options = [f"--prompts={prompts}", f"--set=generate.per_prompt={bench.scale.per_prompt}"]
+    if variant == CALIBRATED:
+        calibration = bench.at("calibrations", f"{name}.json")
+        if not calibration.is_file():
+            return
+        options.append(f"--calibration={calibration}")
+    elif variant == DETECTORS:
+        probes = ", ".join(probe.name for probe in PROBE_DETECTORS)
+        options.append(f"--set=probe.detectors=[{probes}]")
+        options[1] = "--set=generate.per_prompt=1"
+    elif variant == bench.variant:
+        options += bench.extra
+    _audit(bench, name, variant, options)
+
+
+def calibrate(bench: Bench, name: str) -> None:
+    """`unmemorize audit` of captions of pictures seen once, then `unmemorize calibrate audit`."""
+    options = [
+        f"--set=generate.per_prompt={bench.scale.per_prompt}",
+        "--set=prompts.max_groups=1",
+        f"--set=prompts.controls={bench.scale.controls}",
+        "--exhaustive",
+    ]
+    _audit(bench, name, CONTROLS, options)
+    out = bench.at("calibrations", f"{name}.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        run_cli(("calibrate", "audit", str(audit_folder(bench, name, CONTROLS))), out)
+    except RuntimeError as error:
+        print(f"{name}: not calibrated: {error}", flush=True)
+
+
+def _audit(bench: Bench, name: str, variant: str, options: list[str]) -> None:
+    how, out = bench.how, audit_folder(bench, name, variant)
     seconds = run_cli(
         (
             "audit",
             f"--model={bench.at('models', name)}",
-            f"--train={bench.at('dedup', planted)}",
-            f"--prompts={prompts}",
+            f"--train={bench.at('dedup', bench.set_of(name))}",
             f"--set=generate.scheduler={how.scheduler}",
             f"--set=generate.steps={how.steps}",
             f"--set=generate.guidance={how.guidance}",
-            f"--set=generate.per_prompt={bench.scale.per_prompt}",
             f"--set=match.compare_px={truth.SIDE}",
-            *bench.audit,
+            *options,
         ),
         out,
     )
@@ -110,9 +144,9 @@ def audit(bench: Bench, name: str) -> None:
         times.write_text(json.dumps({"seconds": seconds}))
 
 
-def audit_folder(bench: Bench, name: str) -> Path:
+def audit_folder(bench: Bench, name: str, variant: str) -> Path:
     """The run folder of one model's audit."""
-    return bench.at("audits", name) / bench.variant
+    return bench.at("audits", name) / variant
 
 
 def make_unconditional(bench: Bench) -> None:
