@@ -70,8 +70,5 @@ bench-audit: $(READY)  ## is the verdict right: models whose memorization is kno
 bench-placeholders: $(READY)  ## a set of which half is one placeholder: time, memory, exponent
 	$(PY) -m tests.bench.placeholders
 
-bench-audit: $(READY)  ## models with planted duplicates: the verdict beside the truth; BENCH="--smoke"
-	$(PY) -m tests.bench.audit $(BENCH)
-
 clean:  ## remove the environment and caches, never a run
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .hypothesis .coverage
