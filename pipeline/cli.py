@@ -81,6 +81,8 @@ FailOn = Annotated[str | None, typer.Option(help="Exit with 4 where one of these
 
 AUDIT_ROUNDS = (2, 4, 8)
 """After so many drawings `audit` asks whether a caption is still open."""
+AUDIT_SCREEN = {"seeds": 1, "steps": 1}
+"""A pair of forwards a caption, and another for the late step; drawing decides."""
 
 
 class _Finished(Exception):
@@ -247,6 +249,7 @@ def audit(
     values = audit_settings(asked) | {"report": {"redact": redact}}
     values["model"] |= {"revision": revision, "lora": lora, "compile": compiled}
     values["generate"] |= {"rounds": () if exhaustive else AUDIT_ROUNDS}
+    values["screen"] = AUDIT_SCREEN
     values["verdict"] = {"calibration": str(calibration.resolve()) if calibration else None}
     shared = _shared(workers, scheduler, device, dtype, limit)
     shared["generate.max_forwards"] = max_forwards

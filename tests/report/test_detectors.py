@@ -52,7 +52,7 @@ def test_forwards_are_those_that_a_score_takes_alone(tmp_path: Path) -> None:
     rows = [
         {"prompt_id": prompt_id(caption), "seed": seed, "step": step, "timestep": 900 - step}
         | {"x_t_source": source, "dim": 4, "eps_uncond_sq": 1.0, "eps_text_sq": 1.0}
-        | {"eps_dot": 0.5, "cos_channel_mean": 0.0}
+        | {"eps_dot": 0.5, "cos_channel_mean": 0.0, "predicts": "noise"}
         for caption in made.captions
         for seed in range(4)
         for step, source in (
