@@ -140,7 +140,7 @@ def our_rows(
 
     ids = np.arange(len(vectors))
     start = time.perf_counter()
-    cells = indexes.build_cells(vectors, ids, probes=_PROBES, threads=threads)
+    cells = indexes.build_cells(vectors, ids, threads=threads)
     built = time.perf_counter() - start
     ways = (str(device), None) if len(vectors) <= _ALSO_ON_CPU else (str(device),)
     for where in ways:
