@@ -431,7 +431,8 @@ class Verify(Section):
 
     `attacks` try to bring the erased pictures back. They are compared with `oracle`, a model that
     was trained without them, or else with `unseen_pictures` pictures of the shards `unseen`, which
-    no model was trained on; `max_difference` is the margin.
+    no model was trained on; `max_difference` is the margin. A model is damaged if other memorized
+    pictures are certainly drawn less, by more than `max_lost` of their drawings.
     """
 
     per_prompt: Count = 16
@@ -440,6 +441,7 @@ class Verify(Section):
     empty_prompt: int = Field(64, ge=0)
     max_rate: Fraction = 0.05
     max_drift_ratio: float = Field(1.0, gt=0)
+    max_lost: Fraction = 0.1
     attacks: tuple[Budget, ...] = ()
     oracle: str | None = None
     unseen: tuple[str, ...] = ()

@@ -7,8 +7,9 @@
 
 The rules for attacks are in pipeline/erasure/conclusion.py. Captions that were held out count where
 they drew the picture before. `damaged` says that captions which were to stay changed more than
-`max_drift_ratio` of the difference between two seeds of one caption, or that kept pictures are no
-longer drawn.
+`max_drift_ratio` of the difference between two seeds of one caption, or that other memorized
+pictures are drawn less: the lower 95 % bound of the fall of their rate (Newcombe's) is above
+`max_lost`. `kept_fall` has that interval.
 """
 
 import json
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.detection.caption_verdict import is_most
-from pipeline.detection.intervals import wilson
+from pipeline.detection.intervals import difference, wilson
 from pipeline.detection.l2 import l2
 from pipeline.detection.verdict import HITS, Thresholds
 from pipeline.erasure.conclusion import Evidence, conclude
@@ -140,10 +141,11 @@ def _conclude(
         verdict, why = said.verdict, f"{why}; {said.why}"
     control, kept = arms.get("control"), arms.get("kept")
     drifted = control is not None and _ratio(control) > config.max_drift_ratio
-    lost = kept is not None and kept["rate_after"] < kept["rate_before"] / 2
+    fall = _fall(kept) if kept is not None else None
     return {
         "verdict": verdict,
-        "damaged": drifted or lost,
+        "damaged": drifted or (fall is not None and fall[0] > config.max_lost),
+        "kept_fall": fall,
         "oracle": oracle,
         "attacks": [finding.attack for finding in said.findings],
         "attack_findings": [asdict(finding) for finding in said.findings],
@@ -152,6 +154,7 @@ def _conclude(
         "max_rate": config.max_rate,
         "max_difference": config.max_difference,
         "max_drift_ratio": config.max_drift_ratio,
+        "max_lost": config.max_lost,
         "arms": arms,
     }
 
@@ -192,6 +195,11 @@ def _pool(rows: list[Row]) -> Row:
     }
 
 
+def _fall(arm: Row) -> tuple[float, float]:
+    """By how much a rate fell, as an interval; drawings share their seeds, so it is a wide one."""
+    return difference(arm["hits_before"], arm["n"], arm["hits_after"], arm["n"])
+
+
 def _ratio(arm: Row) -> float:
     return float(arm["drift"] / arm["seed_drift"]) if arm["seed_drift"] else 0.0
 
@@ -211,4 +219,4 @@ def _pictures(context: Context, keys: set[str]) -> Iterator[tuple[str, Picture]]
             yield sample["__key__"], to_square(decode(sample["png"]), side)
 
 
-STAGE = Stage("verify", 3, ("verify", "match", "verdict", "erased"), plan, run)
+STAGE = Stage("verify", 4, ("verify", "match", "verdict", "erased"), plan, run)

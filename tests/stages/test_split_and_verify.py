@@ -131,7 +131,9 @@ def _row(arm, n, before, after, *, displaced=0, drift=0.05, seed_drift=0.2):
         ([_row("trained", 10, 10, 0)], "undecided", False),
         ([_row("trained", 200, 200, 0), _row("control", 50, 0, 0, drift=0.3)], "suppressed", True),
         ([_row("trained", 200, 200, 0), _row("kept", 50, 50, 10)], "suppressed", True),
-        ([_row("trained", 200, 200, 0), _row("kept", 50, 50, 45)], "suppressed", False),
+        ([_row("trained", 200, 200, 0), _row("kept", 72, 72, 43)], "suppressed", True),
+        ([_row("trained", 200, 200, 0), _row("kept", 72, 72, 67)], "suppressed", False),
+        ([_row("trained", 200, 200, 0), _row("kept", 4, 4, 2)], "suppressed", False),  # too few
     ],
 )
 def test_conclusion(tmp_path, rows, verdict, damaged):
