@@ -273,8 +273,17 @@ def match(
 @app.command()
 def erase(
     model: Annotated[str, typer.Option(help="The model to edit; it is not changed.")],
-    findings: Annotated[Path, typer.Option(help="The audit run whose findings are erased.")],
     out: Out,
+    findings: Annotated[
+        Path | None, typer.Option(help="The audit run whose findings are erased.")
+    ] = None,
+    targets: Annotated[
+        Path | None,
+        typer.Option(help="Or a list: a caption a row, and a column image if there are pictures."),
+    ] = None,
+    concept: Annotated[
+        list[str] | None, typer.Option(help="Or a caption; several by repeating.")
+    ] = None,
     method: Annotated[str, typer.Option(help=f"{', '.join(followups.METHODS)}.")] = "esd-x",
     iterations: Annotated[int | None, typer.Option(help="The paper's 1000 by default.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="1e-5 by default.")] = None,
@@ -283,9 +292,10 @@ def erase(
     device: Device = None,
     rebuild: Rebuild = False,
 ) -> None:
-    """Fine-tune a model away from what an audit found; writes a diffusers folder."""
+    """Fine-tune a model away from what an audit found, or you name; writes a diffusers folder."""
+    erased = followups.Erased(findings, targets, concept or ())
     training = {"iterations": iterations, "learning_rate": learning_rate, "batch": batch}
-    values = followups.erase_settings(model, findings, method, **training)
+    values = followups.erase_settings(model, erased, method, **training)
     shared = _shared(None, None, device, None, None)
     config = make_config(values, _overrides(set_, **shared))
     _finish(_job(config, out, registry.ERASE, rebuild, verify_inputs=False))

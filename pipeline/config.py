@@ -407,7 +407,7 @@ class EraseMethod(Section):
 
 
 class Erase(Section):
-    """Which findings are erased, and how."""
+    """What is erased, and how: findings, or else `concepts` (captions) and the list `targets`."""
 
     methods: tuple[EraseMethod, ...] = (
         EraseMethod(name="esd-x", objective="esd", parameters="x"),
@@ -416,6 +416,8 @@ class Erase(Section):
     max_groups: Count | None = None
     verdicts: tuple[Literal["verbatim", "template"], ...] = ("verbatim",)
     held_out_captions: Fraction = 0.5
+    concepts: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = ()
+    targets: str | None = None
 
     @field_validator("methods")
     @classmethod

@@ -23,20 +23,50 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def erase_settings(
-    model: str, findings: Path, method: str, **training: float | None
-) -> dict[str, Any]:
-    """The audit's own settings with one eraser, `training` over the method's defaults.
+WITHOUT_AUDIT = ("esd", "esd-gt", "uce")
+"""Objectives that draw nothing from a training run."""
 
-    Raises UsageError for a method that we do not have.
+
+@dataclass(frozen=True)
+class Erased:
+    """What `erase` erases: the findings of an audit, or a list or captions of the user's own."""
+
+    findings: Path | None = None
+    targets: Path | None = None
+    concepts: Sequence[str] = ()
+
+
+def erase_settings(
+    model: str, erased: Erased, method: str, **training: float | None
+) -> dict[str, Any]:
+    """One eraser with `training` over the method's defaults; all else as in the audit if any.
+
+    Raises UsageError for a method that we do not have, or that needs an audit where there is none.
     """
     if method not in METHODS:
         raise UsageError(f"--method {method}: one of {', '.join(METHODS)}")
-    values = _of_audit(findings)
+    named = erased.targets is not None or bool(erased.concepts)
+    if named == (erased.findings is not None):
+        raise UsageError("erase needs --findings RUN, or --targets FILE and --concept TEXT")
+    if erased.findings is not None:
+        values = _of_audit(erased.findings)
+    else:
+        values = _without_audit(erased, method)
     values["model"]["path"] = _local(model)
     given = {name: value for name, value in training.items() if value is not None}
     values["erase"]["methods"] = [{"name": method, **METHODS[method], **given}]
     return values
+
+
+def _without_audit(erased: Erased, method: str) -> dict[str, Any]:
+    objective = METHODS[method]["objective"]
+    if objective not in WITHOUT_AUDIT:
+        usable = [name for name in METHODS if METHODS[name]["objective"] in WITHOUT_AUDIT]
+        raise UsageError(f"--method {method} needs --findings; without: {', '.join(usable)}")
+    if objective == "esd-gt" and erased.concepts:
+        raise UsageError(f"--method {method} needs pictures: --targets FILE with a column image")
+    targets = None if erased.targets is None else str(erased.targets.resolve())
+    return {"model": {}, "erase": {"concepts": list(erased.concepts), "targets": targets}}
 
 
 ATTACKS: dict[str, dict[str, Any]] = {

@@ -59,6 +59,19 @@ def run(tmp_path_factory) -> Path:
         (["status", "/tmp"], "not the folder of a run"),
         (["match", "a.jpg", "--train", "/tmp"], "no duplicates.parquet"),
         (["erase", "--model", "m", "--findings", "/tmp", "--out", "x"], "no findings.parquet"),
+        (["erase", "--model", "m", "--out", "x"], "erase needs --findings"),
+        (
+            ["erase", "--model", "m", "--concept", "a", "--findings", "/tmp", "--out", "x"],
+            "erase needs --findings",
+        ),
+        (
+            ["erase", "--model", "m", "--concept", "a", "--method", "siss", "--out", "x"],
+            "siss needs --findings",
+        ),
+        (
+            ["erase", "--model", "m", "--concept", "a", "--method", "esd-gt", "--out", "x"],
+            "needs pictures",
+        ),
         (["dedup", "--bogus"], "No such option"),
         (["frobnicate"], "No such command"),
     ],

@@ -1,23 +1,31 @@
-"""erase: findings in, for each method a model that was taught not to draw them out."""
+"""erase: findings in, for each method a model that was taught not to draw them out.
 
-from dataclasses import replace
+In the place of findings there may be captions of the user's own, with pictures or without. Then
+nothing says what else is to stay: only what the model draws without a caption is retained.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.config import EraseMethod
 from pipeline.erasure.saving import describe, save
-from pipeline.erasure.targets import Target
+from pipeline.erasure.targets import Target, no_pictures
 from pipeline.erasure.trainer import Settings
 from pipeline.erasure.trainer import erase as train
+from pipeline.errors import ImageRejected, InputError
 from pipeline.generation.backend import DiffusionModel, fresh_model
 from pipeline.io.atomic import atomic_path
-from pipeline.io.images import to_square
+from pipeline.io.images import decode, to_square
 from pipeline.io.runfolder import DUPLICATES, FINDINGS
+from pipeline.io.target_files import Named, read_targets
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.anchors import draw_anchors
 from pipeline.stages.gallery import Gallery, open_gallery
 from pipeline.stages.models import model_fingerprint, model_inputs, model_lora
+from pipeline.stages.scan import image_limits
 from pipeline.stages.split import Split, split_findings
 
 _PICTURES_A_GROUP = 4
@@ -28,12 +36,12 @@ _ANCHORED = ("ablate", "siss", "adversarial")
 
 def plan(context: Context) -> list[Part]:
     """One part a method, or none where nothing is to be erased."""
-    if not split_findings(context).trained:
+    named = named_targets(context)
+    if not named and not split_findings(context).trained:
         return []
     inputs = (
         *model_inputs(context),
-        relative(context.findings / FINDINGS, context.run),
-        relative(context.train / DUPLICATES, context.run),
+        *(_named_inputs(named, context) if named else _found_inputs(context)),
     )
     return [
         Part(method.name, inputs, {"method": method.model_dump(mode="json")})
@@ -45,24 +53,75 @@ def run(part: Part, context: Context) -> Outcome:
     """Erase with one method."""
     method = EraseMethod.model_validate(part.params["method"])
     base = context.path(part.inputs[0])
-    split = split_findings(context)
     device, resolution = context.config.model.device, context.config.model.resolution
     model = fresh_model(base, device=device, lora=model_lora(context), resolution=resolution)
-    gallery = open_gallery(context)
+    if named := named_targets(context):
+        work = _Work(_load(named, context, model.resolution))
+    else:
+        work = _found(method, model, context)
+    settings = _settings(method, context.config.seed)
+    with torch.enable_grad():
+        report = train(model, work.targets, work.retained, settings)
+    output = f"erased/{method.name}"
+    with atomic_path(context.path(output)) as temporary:
+        facts = describe(work.targets, settings, report, base_sha256=model_fingerprint(context))
+        save(model, temporary, facts | {"name": method.name, "trained_prompt_ids": work.ids})
+    count = len(work.ids) or sum(len(target.captions) for target in work.targets)
+    return Outcome((output,), count, count)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What goes, the captions that stay as they are, and the prompts that are trained on."""
+
+    targets: list[Target]
+    retained: list[str] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+
+
+def named_targets(context: Context) -> list[Named]:
+    """What the user named in the place of findings; see `read_targets` for errors."""
+    config = context.config.erase
+    named = [Named((caption,)) for caption in config.concepts]
+    return named + (read_targets(Path(config.targets)) if config.targets else [])
+
+
+def _named_inputs(named: list[Named], context: Context) -> list[str]:
+    listed = [Path(context.config.erase.targets)] if context.config.erase.targets else []
+    pictures = [target.picture for target in named if target.picture]
+    return [relative(path, context.run) for path in (*listed, *pictures)]
+
+
+def _found_inputs(context: Context) -> list[str]:
+    paths = (context.findings / FINDINGS, context.train / DUPLICATES)
+    return [relative(path, context.run) for path in paths]
+
+
+def _load(named: list[Named], context: Context, resolution: int) -> list[Target]:
+    """Targets numbered from 0; a picture that cannot be read stops the part."""
+    limits = image_limits(context)
+    targets = []
+    for number, target in enumerate(named):
+        pictures = no_pictures()
+        if target.picture is not None:
+            try:
+                image = decode(target.picture.read_bytes(), limits)
+            except ImageRejected as error:
+                raise InputError(f"{target.picture}: {error.reason}: {error}") from error
+            pictures = to_square(image, resolution)[np.newaxis]
+        targets.append(Target(number, target.captions, pictures))
+    return targets
+
+
+def _found(method: EraseMethod, model: DiffusionModel, context: Context) -> _Work:
+    split, gallery = split_findings(context), open_gallery(context)
     targets = _targets(split, gallery, model.resolution)
-    retained = [row["caption"] for row in split.retained][:_MAX_RETAINED]
     if method.objective in _ANCHORED:
         targets = _with_anchors(targets, split, model, gallery, context)
     if method.objective == "retrack":
         targets = _with_neighbours(targets, gallery, model.resolution)
-    settings = _settings(method, context.config.seed)
-    with torch.enable_grad():
-        report = train(model, targets, retained, settings)
-    output = f"erased/{method.name}"
-    with atomic_path(context.path(output)) as temporary:
-        facts = describe(targets, settings, report, base_sha256=model_fingerprint(context))
-        save(model, temporary, facts | {"name": method.name, "trained_prompt_ids": _ids(split)})
-    return Outcome((output,), len(split.trained), len(split.trained))
+    retained = [row["caption"] for row in split.retained][:_MAX_RETAINED]
+    return _Work(targets, retained, _ids(split))
 
 
 def _targets(split: Split, gallery: Gallery, resolution: int) -> list[Target]:
@@ -114,7 +173,7 @@ def _settings(method: EraseMethod, seed: int) -> Settings:
 
 STAGE = Stage(
     "erase",
-    2,
+    3,
     ("erase", "model", "train", "findings", "generate", "match", "verdict"),
     plan,
     run,
