@@ -1,0 +1,61 @@
+"""Erasing what the user names, without an audit, on a tiny model."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import build_tiny_pipeline
+
+from pipeline.config import make_config
+from pipeline.errors import InputError
+from pipeline.followups import Erased, erase_settings
+from pipeline.generation.backend import fresh_model
+from pipeline.io.images import encode_png
+from pipeline.runner.part import Context
+from pipeline.stages import erase
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return build_tiny_pipeline(tmp_path_factory.mktemp("base") / "model")
+
+
+def erased(base, run, named, method):
+    values = erase_settings(str(base), named, method, iterations=3, learning_rate=1e-3, batch=2)
+    context = Context(run, make_config(values))
+    (part,) = erase.STAGE.plan(context)
+    outcome = erase.STAGE.run(part, context)
+    facts = json.loads((run / "erased" / method / "erasure.json").read_text())
+    return outcome, facts
+
+
+@pytest.mark.parametrize("method", ["esd-x", "uce"])
+def test_captions_alone(tmp_path, base, method):
+    before = {path: path.read_bytes() for path in base.rglob("*") if path.is_file()}
+    outcome, facts = erased(base, tmp_path, Erased(concepts=["a cat", "two dogs"]), method)
+    assert outcome.rows_in == outcome.rows_out == 2
+    counts = [(target["captions"], target["pictures"]) for target in facts["targets"]]
+    assert counts == [(1, 0), (1, 0)]
+    new = fresh_model(tmp_path / "erased" / method).unet.state_dict()
+    old = fresh_model(base).unet.state_dict()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert changed and changed <= {name for name in old if "attn2" in name}
+    assert before == {path: path.read_bytes() for path in base.rglob("*") if path.is_file()}
+
+
+def test_pictures_of_a_list(tmp_path, base):
+    (tmp_path / "cat.png").write_bytes(encode_png(np.full((20, 30, 3), 90, np.uint8)))
+    listed = tmp_path / "mine.csv"
+    listed.write_text("caption,image\na cat,cat.png\nthe cat,cat.png\n")
+    outcome, facts = erased(base, tmp_path, Erased(targets=listed), "esd-gt")
+    assert outcome.rows_in == outcome.rows_out == 2
+    assert [(t["captions"], t["pictures"]) for t in facts["targets"]] == [(2, 1)]
+
+
+def test_a_picture_that_is_none_is_named(tmp_path, base):
+    (tmp_path / "cat.png").write_bytes(b"no picture")
+    listed = tmp_path / "mine.csv"
+    listed.write_text("caption,image\na cat,cat.png\n")
+    with pytest.raises(InputError, match=r"cat\.png: not_an_image"):
+        erased(base, tmp_path, Erased(targets=listed), "esd-gt")
