@@ -36,6 +36,16 @@ def run(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.parametrize("encoder", ["lite0", "pdq"])
+def test_shards_without_a_single_picture_are_done_with_code_2(tmp_path, encoder):
+    builder = ShardBuilder(tmp_path / "00000.tar")
+    builder.add("a", b"no picture", "one").add("b", b"nor this", "two").write()
+    done = call("dedup", tmp_path, "--encoder", encoder, "--out", tmp_path / "run")
+    assert done.returncode == 2, done.stderr
+    assert "2 of 2 rows rejected" in " ".join(done.stdout.split())
+    assert (tmp_path / "run/export/keep.parquet").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -237,6 +237,7 @@ def read_embeddings(
     columns = ["image_id", "key", "quality", *(_TRIMMED if trimmed else ())]
     ids, vectors = [], []
     widths: dict[int, Path] = {}
+    nothing: npt.NDArray[Any] = np.zeros((0, 1), np.float32)
     changes = _changes(run)
     for part in list_embedding_parts(run, encoder):
         if parts is not None and part.name not in parts:
@@ -250,6 +251,7 @@ def read_embeddings(
             codes = np.frombuffer(b"".join(inside["trimmed"].to_pylist()), np.uint8)
             blocks.append((own[bordered], codes.reshape(-1, 32), inside["trimmed_quality"]))
         for some, block, quality in blocks:
+            nothing = block[:0] if block.dtype == np.uint8 else nothing  # hashes stay hashes
             chosen = np.ones(len(some), bool)
             if min_quality is not None:
                 chosen = ~(quality.to_numpy() < min_quality)
@@ -261,7 +263,7 @@ def read_embeddings(
         (wide, first), (narrow, second), *_ = widths.items()
         raise ShardCorrupt(f"{first} is {wide} wide, {second} {narrow}; not of one encoder")
     if not vectors:
-        return np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
+        return np.zeros(0, np.int64), nothing
     all_ids, stacked = np.concatenate(ids), np.concatenate(vectors)
     if stacked.dtype == np.float16:
         stacked = stacked.astype(np.float32)

@@ -182,8 +182,7 @@ def _rejection(row: dict[str, Any], reason: str, detail: str) -> dict[str, Any]:
 def _write(
     run: Path, part: EmbeddingPart, column: _Column, undecodable: list[dict[str, Any]]
 ) -> tuple[str, str, str]:
-    empty = np.zeros((0, 1), np.float32)
-    vectors = np.concatenate(column.blocks) if column.blocks else empty
+    vectors = np.concatenate(column.blocks) if column.blocks else _none(column.metric)
     stored = vectors if column.metric == "hamming" else vectors.astype(np.float16)
     buffer = io.BytesIO()
     np.save(buffer, stored, allow_pickle=False)
@@ -192,6 +191,11 @@ def _write(
     write_rows(run / part.metadata, column.rows, schema)
     write_rows(run / part.rejected, [*undecodable, *column.rejected], schemas.REJECTED)
     return part.vectors, part.metadata, part.rejected
+
+
+def _none(metric: Metric) -> npt.NDArray[Any]:
+    """Vectors of a shard without a picture: hashes have 256 bits, other widths are not known."""
+    return np.zeros((0, 32), np.uint8) if metric == "hamming" else np.zeros((0, 1), np.float32)
 
 
 def _encoders(context: Context) -> dict[str, Encoder]:
