@@ -73,7 +73,10 @@ class Scan(Section):
 
 
 class Encoder(Section):
-    """One encoder. `weights` is a local file; `sha256` is required for TorchScript."""
+    """One encoder. `weights` is a local file; `sha256` is required for TorchScript.
+
+    `dtype` is that of open_clip's forward; vectors are stored as fp16 in any case.
+    """
 
     kind: Literal["lite0", "lite0-copy", "pdq", "pixels", "open_clip", "sscd", "timm", "given"]
     model: str | None = None
@@ -81,9 +84,12 @@ class Encoder(Section):
     weights: Path | None = None
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     size: Count | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
     def _complete(self) -> "Encoder":
+        if self.dtype != "float32" and self.kind != "open_clip":
+            raise ValueError(f"an encoder of kind {self.kind} computes in float32")
         if self.kind in ("open_clip", "timm") and self.model is None:
             raise ValueError(f"an encoder of kind {self.kind} needs a model name")
         if self.kind == "sscd" and (self.weights is None or self.sha256 is None):

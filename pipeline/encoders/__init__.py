@@ -51,6 +51,7 @@ def _build(text: str, device: str) -> Encoder:  # noqa: PLR0911  one kind, one r
                 weights=spec.weights,
                 sha256=spec.sha256,
                 device=device,
+                dtype=spec.dtype,
             )
         case "timm":
             from pipeline.encoders.timm_encoder import Timm  # noqa: PLC0415

@@ -33,6 +33,8 @@ from tests.bench.systems import own_environment
 
 _MODEL = "ViT-B-32"
 _ENCODER = "clip"
+_BF16 = f"embed.encoders.{_ENCODER}.dtype=bfloat16"
+_TEXT = [f"captions.encoder={_ENCODER}", "stages=[scan, ids, embed, captions]"]
 Vectors = dict[str, npt.NDArray[np.float64]]
 
 
@@ -221,7 +223,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--set", action="append", default=[], help="of ours, in every row")
-    parser.add_argument("--bf16", nargs="*", default=["embed.dtype=bfloat16"], help="settings")
+    parser.add_argument(
+        "--bf16", nargs="*", default=[f"embed.encoders.{_ENCODER}.dtype=bfloat16"], help="settings"
+    )
     parser.add_argument("--text", nargs="*", default=["embed.text=true"], help="settings")
     parser.add_argument("--photos", type=Path, help="a folder of pictures, or of tars of them")
     parser.add_argument("--work", type=Path, default=WORK)

@@ -53,6 +53,16 @@ def test_vectors_are_those_of_open_clip(model, safe):
     assert np.abs(found - expected).max() < 1e-5
 
 
+def test_bfloat16_is_near_float32_and_another_encoder(safe):
+    exact, rounded = (OpenClip(MODEL, weights=safe, dtype=t) for t in ("float32", "bfloat16"))
+    pictures = [picture(i) for i in range(4)]
+    a, b = exact.encode(pictures).vectors, rounded.encode(pictures).vectors
+    assert b.dtype == np.float32
+    assert (a * b).sum(axis=1).min() > 0.999
+    assert np.abs(a - b).max() > 0
+    assert exact.fingerprint != rounded.fingerprint
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_training_checkpoint_with_its_digest_gives_the_same(model, safe, tmp_path, prefix):
     path = tmp_path / "w.pt"
