@@ -1,14 +1,15 @@
 """judge: after a round of drawings, which captions are open?
 
 Found is found once the verdict says so and the hits make it all but certain; whatever else becomes
-improbable is closed as well (pipeline.detection.posterior).
+improbable is closed as well (pipeline.detection.posterior). A template may rest on drawings that
+only agree with each other, and two of four do so by chance.
 """
 
 from dataclasses import replace
 from functools import partial
 
 from pipeline.detection.posterior import MEMORIZED, NONE, posterior
-from pipeline.detection.verdict import HITS
+from pipeline.detection.verdict import HITS, Verdict
 from pipeline.io import schemas
 from pipeline.io.runfolder import PROMPTS
 from pipeline.io.tables import read_table, write_rows
@@ -16,6 +17,9 @@ from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.beliefs import belief_of, standardized_scores
 from pipeline.stages.judging import Judged, judge, judging_parts
 from pipeline.stages.rounds import MOST_ROUNDS, drawn_parts, round_name, schedule
+
+_FOR_TEMPLATE = 8
+"""Drawings that a template rests on at least, where so many are drawn."""
 
 
 def plan(context: Context, number: int = 0) -> list[Part]:
@@ -45,7 +49,8 @@ def run(part: Part, context: Context) -> Outcome:
             belief,
             z=part.params["scores"][str(item.prompt_id)],
         )
-        settled = found.verdict in HITS and kinds[NONE] < least
+        enough = found.verdict is Verdict.VERBATIM or found.n_generated >= _FOR_TEMPLATE
+        settled = found.verdict in HITS and enough and kinds[NONE] < least
         rows.append(
             {
                 "prompt_id": item.prompt_id,
@@ -74,7 +79,7 @@ def _doubted(item: Judged) -> bool:
 STAGES = tuple(
     Stage(
         round_name("judge", number),
-        1,
+        2,
         ("verdict", "match", "generate"),
         partial(plan, number=number),
         run,
