@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from pipeline.detection.posterior import MEMORIZED, NONE, posterior
-from pipeline.detection.verdict import HITS, Verdict
+from pipeline.detection.verdict import Verdict
 from pipeline.io import schemas
 from pipeline.io.runfolder import PROMPTS
 from pipeline.io.tables import read_table, write_rows
@@ -49,8 +49,7 @@ def run(part: Part, context: Context) -> Outcome:
             belief,
             z=part.params["scores"][str(item.prompt_id)],
         )
-        enough = found.verdict is Verdict.VERBATIM or found.n_generated >= _FOR_TEMPLATE
-        settled = found.verdict in HITS and enough and kinds[NONE] < least
+        settled = kinds[NONE] < least and is_found(found.verdict, found.n_generated)
         rows.append(
             {
                 "prompt_id": item.prompt_id,
@@ -64,6 +63,13 @@ def run(part: Part, context: Context) -> Outcome:
     output = f"rounds/{part.name}.parquet"
     write_rows(context.path(output), rows, schemas.ROUNDS)
     return Outcome((output,), len(rows), len(rows))
+
+
+def is_found(verdict: Verdict, n_generated: int) -> bool:
+    """Whether a verdict needs no further drawings, if the hits make it all but certain."""
+    return verdict is Verdict.VERBATIM or (
+        verdict is Verdict.TEMPLATE and n_generated >= _FOR_TEMPLATE
+    )
 
 
 def _scores_of(part: Part, scores: dict[int, float]) -> dict[str, float | None]:
