@@ -223,10 +223,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--set", action="append", default=[], help="of ours, in every row")
-    parser.add_argument(
-        "--bf16", nargs="*", default=[f"embed.encoders.{_ENCODER}.dtype=bfloat16"], help="settings"
-    )
-    parser.add_argument("--text", nargs="*", default=["embed.text=true"], help="settings")
+    parser.add_argument("--bf16", nargs="*", default=[_BF16], help="settings")
+    parser.add_argument("--text", nargs="*", default=_TEXT, help="settings")
     parser.add_argument("--photos", type=Path, help="a folder of pictures, or of tars of them")
     parser.add_argument("--work", type=Path, default=WORK)
     given = parser.parse_args(arguments)
