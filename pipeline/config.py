@@ -439,8 +439,14 @@ class Verify(Section):
 
     `attacks` try to bring the erased pictures back. They are compared with `oracle`, a model that
     was trained without them, or else with `unseen_pictures` pictures of the shards `unseen`, which
-    no model was trained on; `max_difference` is the margin. A model is damaged if other memorized
-    pictures are certainly drawn less, by more than `max_lost` of their drawings.
+    no model was trained on; `max_difference` is the margin.
+
+    A model is damaged if control captions drift by more than `max_drift_ratio` of the difference
+    between two seeds; if other memorized pictures are certainly drawn less, by more than `max_lost`
+    of their drawings; if the denoising loss on control pictures certainly rose by more than the
+    share `max_loss_change` (a non-inferiority margin); or if drawings of control captions are
+    certainly farther from those before than two sets of seeds are from each other. The loss is
+    measured on `loss_pictures` pictures of each kind; 0: not at all.
     """
 
     per_prompt: Count = 16
@@ -450,6 +456,8 @@ class Verify(Section):
     max_rate: Fraction = 0.05
     max_drift_ratio: float = Field(1.0, gt=0)
     max_lost: Fraction = 0.1
+    loss_pictures: int = Field(64, ge=0)
+    max_loss_change: float = Field(0.05, ge=0)
     attacks: tuple[Budget, ...] = ()
     oracle: str | None = None
     unseen: tuple[str, ...] = ()

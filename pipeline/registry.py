@@ -15,8 +15,10 @@ from pipeline.stages import (
     captions,
     cells,
     clusters,
+    collateral,
     collect,
     components,
+    describe,
     diversity,
     embed,
     erase,
@@ -32,6 +34,7 @@ from pipeline.stages import (
     judge,
     match,
     model,
+    nearness,
     pairs,
     probe,
     prompts,
@@ -82,6 +85,7 @@ PREPARING: dict[str, tuple[str, ...]] = {
     "match": tuple(stage.name for stage in match.STAGES[1:]),
     "verdict": tuple(stage.name for stage in judge.STAGES),
     "findings": ("probe", "probe-table", "clusters", "clusters-table", "answer"),
+    "verify": ("collateral", "describe", "nearness"),
 }
 """What a stage reads that is nobody's aim, and its later rounds: configurations name it alone."""
 EMBEDDED: tuple[Stage, ...] = (fetch.STAGE, scan.STAGE, ingest.STAGE, ids.STAGE, embed.STAGE)
@@ -115,7 +119,14 @@ AUDIT: tuple[Stage, ...] = (
     answer.STAGE,
 )
 ERASE: tuple[Stage, ...] = (erase.STAGE,)
-VERIFY: tuple[Stage, ...] = (redraw.STAGE, attack.STAGE, verify.STAGE)
+VERIFY: tuple[Stage, ...] = (
+    redraw.STAGE,
+    attack.STAGE,
+    collateral.STAGE,
+    describe.STAGE,
+    nearness.STAGE,
+    verify.STAGE,
+)
 SCORE: tuple[Stage, ...] = (truth.STAGE, score.STAGE)
 REPORT: tuple[Stage, ...] = (report.STAGE,)
 

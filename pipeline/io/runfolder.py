@@ -43,6 +43,7 @@ FINDINGS = "findings.parquet"
 EXTRACTED = "extracted.parquet"
 PLANTED = "planted.parquet"
 VERIFICATION = "verification.parquet"
+NEARNESS = "nearness.parquet"
 CONTAMINATED = "export/contaminated.parquet"
 
 ACCEPTED = "ok"

@@ -385,6 +385,28 @@ ATTACKS = _schema(
     ("model_sha256", _STR),
 )
 
+# loss is the mean squared error of the predicted noise; `picture_id` an image id, or of a picture
+# that was never trained a hash.
+COLLATERAL = _schema(
+    ("method", _STR),
+    ("subset", _STR),
+    ("picture_id", _I64),
+    ("caption", _STR),
+    ("timestep", _I32),
+    ("loss", _F64),
+)
+
+DESCRIBED = _schema(
+    ("key", _STR),
+    ("method", _STR),
+    ("arm", _STR),
+    ("caption", _STR),
+    ("number", _I32),
+    ("vector", pa.list_(pa.float32())),
+)
+
+NEARNESS = _schema(("group_id", _I64), ("target_group", _I64), ("similarity", _F64))
+
 VERIFICATION = _schema(
     ("method", _STR),
     ("attack", _STR),

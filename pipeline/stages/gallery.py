@@ -16,8 +16,9 @@ import numpy.typing as npt
 from PIL import Image
 
 import indexes
+from indexes import unit
+from pipeline.config import Encoder, RunConfig
 from pipeline.config import Match as MatchConfig
-from pipeline.config import RunConfig
 from pipeline.detection.adaptive_l2 import N_NEIGHBOURS, adaptive_l2, nearest_ratio
 from pipeline.detection.blank import is_blank
 from pipeline.detection.l2 import pairwise_l2
@@ -42,14 +43,24 @@ from pipeline.stages.scan import image_limits, shards_of
 
 _MAX_MEMBERS = 64
 _MAX_CHUNKS = 16
+_DECIMALS = 6
 
 Ids = npt.NDArray[np.int64]
 Row = dict[str, Any]
+Nearest = tuple[int, float]
+"""A group and the cosine to it."""
+
+
+def descriptor_of(context: Context) -> Encoder | None:
+    """Of the encoders that pictures are matched by the first that is compared by cosine."""
+    config = _training_config(context)
+    name = _first_descriptor(config, context.config.match)
+    return None if name is None else config.embed.encoders[name]
 
 
 def open_gallery(context: Context) -> "Gallery":
     """The gallery of a run's training set, opened once a process."""
-    config = context.config if context.config.train is None else read_run_config(context.train)
+    config = _training_config(context)
     digest = sha256_once(context.train / DUPLICATES)
     match = context.config.match
     return _open(context.train.resolve(), config.model_dump_json(), match, digest)
@@ -59,6 +70,15 @@ def open_gallery(context: Context) -> "Gallery":
 def _open(run: Path, config: str, match: MatchConfig, digest: str) -> "Gallery":
     del digest  # a key only: another training set in the same folder is another gallery
     return Gallery(run, RunConfig.model_validate_json(config), match)
+
+
+def _training_config(context: Context) -> RunConfig:
+    return context.config if context.config.train is None else read_run_config(context.train)
+
+
+def _first_descriptor(config: RunConfig, match: MatchConfig) -> str | None:
+    encoders = config.embed.encoders
+    return next((name for name in match.encoders if metric_of(encoders[name]) == "cosine"), None)
 
 
 class Gallery:
@@ -110,6 +130,24 @@ class Gallery:
     def members(self, group: int) -> list[int]:
         """The image ids of a duplicate group, ascending."""
         return self._members[group]
+
+    def nearest_group(self, groups: Sequence[int], others: Sequence[int]) -> list[Nearest]:
+        """For each of `groups` (n,) the nearest of `others` (m,), ties to the smallest, by cosine.
+
+        By the first picture of each group and the first descriptor; none where there is none, or
+        no other group.
+        """
+        name = _first_descriptor(self._config, self._match)
+        ranked = sorted(set(others))
+        if name is None or not ranked or not groups:
+            return []
+        own, far = (
+            unit(self._indexes[name].vectors(np.array([self._members[g][0] for g in some])))
+            for some in (groups, ranked)
+        )
+        cosines = (own.astype(np.float64) @ far.T.astype(np.float64)).round(_DECIMALS)
+        best = cosines.argmax(axis=1)
+        return [(ranked[int(j)], float(cosines[i, j])) for i, j in enumerate(best)]
 
     def neighbours(self, group: int, count: int) -> list[int]:
         """Kept pictures of other groups, the `count` nearest to this group's own, nearest first.
@@ -191,15 +229,14 @@ class Gallery:
 
     def _descriptor(self, image_id: int, vectors: dict[str, npt.NDArray[Any]]) -> Row:
         """Cosine and split product by the first descriptor of the configured encoders."""
-        for name in self._match.encoders:
-            if metric_of(self._config.embed.encoders[name]) != "cosine":
-                continue
-            own = self._indexes[name].vectors(np.array([image_id], np.int64))
-            similarity = indexes.cosine(vectors[name][None], own)
-            chunks = most_chunks(own.shape[1])
-            product = split_product(vectors[name][None], own, chunks=chunks)
-            return {"similarity": float(similarity[0]), "split_product": float(product[0])}
-        return {"similarity": None, "split_product": None}
+        name = _first_descriptor(self._config, self._match)
+        if name is None:
+            return {"similarity": None, "split_product": None}
+        own = self._indexes[name].vectors(np.array([image_id], np.int64))
+        similarity = indexes.cosine(vectors[name][None], own)
+        chunks = most_chunks(own.shape[1])
+        product = split_product(vectors[name][None], own, chunks=chunks)
+        return {"similarity": float(similarity[0]), "split_product": float(product[0])}
 
 
 def most_chunks(dimension: int) -> int:

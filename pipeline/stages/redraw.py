@@ -22,6 +22,7 @@ from PIL import Image
 from pipeline.batches import batched
 from pipeline.detection.blank import is_blank
 from pipeline.detection.verdict import judge_generation, leaning
+from pipeline.generation.backend import DiffusionModel
 from pipeline.generation.memory import in_fitting_batches
 from pipeline.generation.seeds import hash63, image_seed, prompt_id
 from pipeline.io import schemas
@@ -36,7 +37,6 @@ from pipeline.stages.generate import sampling
 from pipeline.stages.judging import gather, limits_of
 from pipeline.stages.models import (
     model_fingerprint,
-    model_folder,
     model_inputs,
     open_audited,
     open_model,
@@ -67,9 +67,40 @@ def erased_models(context: Context) -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(folder.glob("*/erasure.json"))}
 
 
+@dataclass(frozen=True)
+class Compared:
+    """The base model or an erased one: its fingerprint, and its files as inputs of a part."""
+
+    method: str
+    weights: str
+    files: tuple[str, ...]
+
+
+def compared_models(context: Context) -> list[Compared]:
+    """The base model, which alone a LoRA of the configuration adapts, and each erased one.
+
+    None where nothing was erased.
+    """
+    models = erased_models(context)
+    if not models:
+        return []
+    base = Compared(BASE, model_fingerprint(context), model_inputs(context))
+    return [base] + [
+        Compared(method, sha256_once(folder), (relative(folder, context.run),))
+        for method, folder in models.items()
+    ]
+
+
+def open_compared(part: Part, context: Context) -> DiffusionModel:
+    """The model that `part` names: its first input, with params `method` and `model`."""
+    if part.params["method"] == BASE:
+        return open_audited(part, context)
+    return open_model(context.path(part.inputs[0]), context, part.params["model"])
+
+
 def plan(context: Context) -> list[Part]:
     """For each model one part a block of drawings; none where nothing was erased."""
-    models = erased_models(context)
+    models = compared_models(context)
     if not models:
         return []
     jobs = _jobs(context)
@@ -78,27 +109,22 @@ def plan(context: Context) -> list[Part]:
         relative(context.train / DUPLICATES, context.run),
     )
     parts = []
-    for method, folder in {BASE: model_folder(context), **models}.items():
-        own = method == BASE  # the one that a LoRA of the configuration adapts
-        weights = model_fingerprint(context) if own else sha256_once(folder)
-        files = model_inputs(context) if own else (relative(folder, context.run),)
+    for model in models:
         for number, block in enumerate(batched(jobs, _JOBS_PER_PART)):
             params = {
-                "method": method,
-                "model": weights,
+                "method": model.method,
+                "model": model.weights,
                 "jobs": [[job.arm, job.caption, job.target_group, job.number] for job in block],
             }
-            parts.append(Part(f"{method}-{part_name(number)}", (*files, *shared), params))
+            name = f"{model.method}-{part_name(number)}"
+            parts.append(Part(name, (*model.files, *shared), params))
     return parts
 
 
 def run(part: Part, context: Context) -> Outcome:
     """Draw one block with one model and judge each picture."""
     jobs = [_Job(*values) for values in part.params["jobs"]]
-    if part.params["method"] == BASE:
-        model = open_audited(part, context)
-    else:
-        model = open_model(context.path(part.inputs[0]), context, part.params["model"])
+    model = open_compared(part, context)
     gallery = open_gallery(context)
     rows: list[Row] = []
     samples: list[Row] = []

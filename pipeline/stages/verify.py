@@ -6,10 +6,9 @@
     undecided   too few drawings, or attempts, to tell
 
 The rules for attacks are in pipeline/erasure/conclusion.py. Captions that were held out count where
-they drew the picture before. `damaged` says that captions which were to stay changed more than
-`max_drift_ratio` of the difference between two seeds of one caption, or that other memorized
-pictures are drawn less: the lower 95 % bound of the fall of their rate (Newcombe's) is above
-`max_lost`. `kept_fall` has that interval.
+they drew the picture before. Beside the verdict a model may be `damaged`: `damage` says how, by the
+rules in pipeline/erasure/damage.py, and `collateral` has what they rest on. `kept_fall` is by how
+much the rate of other memorized pictures fell (Newcombe's 95 % interval).
 """
 
 import json
@@ -25,6 +24,7 @@ from pipeline.detection.intervals import difference, wilson
 from pipeline.detection.l2 import l2
 from pipeline.detection.verdict import HITS, Thresholds
 from pipeline.erasure.conclusion import Evidence, conclude
+from pipeline.erasure.damage import NOT_MEASURED, Collateral, Limits, damages
 from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
 from pipeline.io.digest import sha256_once
@@ -36,6 +36,7 @@ from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.attacked import Attacked
 from pipeline.stages.judging import limits_of
 from pipeline.stages.redraw import BASE, erased_models
+from pipeline.stages.spared import TABLES, Spared, as_json
 
 _PASSED = "passed"  # no caption draws; attacks say the rest
 Row = dict[str, Any]
@@ -44,10 +45,12 @@ Picture = npt.NDArray[np.uint8]
 
 def plan(context: Context) -> list[Part]:
     """One part, or none where nothing was drawn again."""
-    tables = ("redraws/*.tar", "redraws/*.parquet", "attacks/*.parquet")
+    if not any(context.run.glob("redraws/*.parquet")):
+        return []
+    tables = ("redraws/*.tar", "redraws/*.parquet", "attacks/*.parquet", *TABLES)
     paths = [path for pattern in tables for path in context.run.glob(pattern)]
     names = sorted(path.relative_to(context.run).as_posix() for path in paths)
-    return [Part("all", tuple(names))] if names else []
+    return [Part("all", tuple(names))]
 
 
 def run(part: Part, context: Context) -> Outcome:
@@ -58,7 +61,7 @@ def run(part: Part, context: Context) -> Outcome:
     pictures = dict(_pictures(context, {row["key"] for row in drawings}))
     before = {_place(row): row for row in drawings if row["method"] == BASE}
     limits = limits_of(context)
-    attacked = Attacked(context)
+    attacked, spared = Attacked(context), Spared(context)
     rows: list[Row] = []
     methods: dict[str, Row] = {}
     for method, folder in erased_models(context).items():
@@ -70,10 +73,11 @@ def run(part: Part, context: Context) -> Outcome:
         ]
         rows += [*own, *attacked.rows(method, sha256)]
         evidence = attacked.evidence(method, sha256)
-        said = _conclude(own, context, evidence, oracle=attacked.oracle)
+        collateral = spared.collateral(method, own)
+        said = _conclude(own, context, evidence, collateral, oracle=attacked.oracle)
         methods[method] = said | {"model_sha256": sha256}
     write_rows(context.path(VERIFICATION), rows, schemas.VERIFICATION)
-    text = json.dumps({"methods": methods}, indent=1, sort_keys=True)
+    text = json.dumps({"methods": methods}, indent=1, sort_keys=True, allow_nan=False)
     output = "verification.json"
     write_bytes(context.path(output), text.encode())
     n = len(drawings) + len(attacked)
@@ -130,7 +134,12 @@ def _is_own(row: Row) -> bool:
 
 
 def _conclude(
-    rows: list[Row], context: Context, attacks: Sequence[Evidence] = (), *, oracle: bool = False
+    rows: list[Row],
+    context: Context,
+    attacks: Sequence[Evidence] = (),
+    collateral: Collateral = NOT_MEASURED,
+    *,
+    oracle: bool = False,
 ) -> Row:
     config = context.config.verify
     arms = {arm: _pool([row for row in rows if row["arm"] == arm]) for arm in _arms(rows)}
@@ -140,11 +149,15 @@ def _conclude(
     if verdict == _PASSED:
         verdict, why = said.verdict, f"{why}; {said.why}"
     control, kept = arms.get("control"), arms.get("kept")
-    drifted = control is not None and _ratio(control) > config.max_drift_ratio
     fall = _fall(kept) if kept is not None else None
+    limits = Limits(config.max_drift_ratio, config.max_lost, config.max_loss_change)
+    ratio = _ratio(control) if control is not None else None
+    damage = damages(limits, drift_ratio=ratio, fall=fall, collateral=collateral)
     return {
         "verdict": verdict,
-        "damaged": drifted or (fall is not None and fall[0] > config.max_lost),
+        "damaged": bool(damage),
+        "damage": damage,
+        "collateral": as_json(collateral, config.max_loss_change),
         "kept_fall": fall,
         "oracle": oracle,
         "attacks": [finding.attack for finding in said.findings],
@@ -155,6 +168,7 @@ def _conclude(
         "max_difference": config.max_difference,
         "max_drift_ratio": config.max_drift_ratio,
         "max_lost": config.max_lost,
+        "max_loss_change": config.max_loss_change,
         "arms": arms,
     }
 
@@ -219,4 +233,4 @@ def _pictures(context: Context, keys: set[str]) -> Iterator[tuple[str, Picture]]
             yield sample["__key__"], to_square(decode(sample["png"]), side)
 
 
-STAGE = Stage("verify", 4, ("verify", "match", "verdict", "erased"), plan, run)
+STAGE = Stage("verify", 5, ("verify", "match", "verdict", "erased"), plan, run)
