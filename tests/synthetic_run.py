@@ -33,6 +33,54 @@ DISTANCES = {
     "l2_ratio_50nn": 0.4,
     "nearest_ratio": 0.25,
 }
+COLLATERAL = {
+    "damage": ["the denoising loss on control pictures rose by 7.0% or more at 95 %, 5% allowed"],
+    "max_loss_change": 0.05,
+    "max_drift_ratio": 1.0,
+    "collateral": {
+        "loss": {
+            "target": {
+                "pictures": 2,
+                "change": 2.5,
+                "interval": None,
+                "status": None,
+                "levels": [{"timestep": 500, "before": 0.1, "after": 0.35, "change": 2.5}],
+            },
+            "control": {
+                "pictures": 24,
+                "change": 0.0812,
+                "interval": [0.07, 0.0943],
+                "status": "beyond",
+                "levels": [
+                    {"timestep": 250, "before": 0.2, "after": 0.214, "change": 0.0701},
+                    {"timestep": 750, "before": 0.1, "after": 0.109, "change": 0.0923},
+                ],
+            },
+        },
+        "kid": {
+            "control": {
+                "captions": 24,
+                "drawings": 144,
+                "kid": 0.00587,
+                "interval": [-0.0025, 0.0165],
+                "floor": [-0.0149, 0.0184],
+                "status": "within",
+            },
+            "kept": {
+                "captions": 3,
+                "drawings": 12,
+                "kid": 0.1,
+                "interval": None,
+                "floor": None,
+                "status": "cannot tell",
+            },
+        },
+        "drift": {
+            "near": {"captions": 8, "ratio": 0.317, "interval": [0.25, 0.38]},
+            "far": {"captions": 8, "ratio": None, "interval": None},
+        },
+    },
+}
 Row = dict[str, Any]
 
 
@@ -158,6 +206,7 @@ class SyntheticRun:
         said["why"] = "1 of 8 drawings shows the erased picture, 0 another training picture"
         verdicts = {"esd-x": ("failed", False), "esd-gt": ("suppressed", True)}
         methods = {m: said | {"verdict": v, "damaged": d} for m, (v, d) in verdicts.items()}
+        methods["esd-gt"] |= COLLATERAL
         (self.run / "verification.json").write_text(json.dumps({"methods": methods}))
         for method in METHODS:
             folder = self.run / "erased" / method

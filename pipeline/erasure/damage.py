@@ -114,9 +114,9 @@ def loss_status(ratio: Estimate, max_loss_change: float) -> str:
     if ratio.interval is None:
         return UNKNOWN
     low, high = ratio.interval
-    if low - 1 > max_loss_change:
+    if low > 1 + max_loss_change:
         return BEYOND
-    return WITHIN if high - 1 <= max_loss_change else UNKNOWN
+    return WITHIN if high <= 1 + max_loss_change else UNKNOWN
 
 
 def kid_status(distance: Distance) -> str:

@@ -8,6 +8,7 @@ from pipeline.generation.seeds import hash63
 from pipeline.io import schemas
 from pipeline.io.tables import read_parts, read_rows
 from pipeline.report.bins import bin_label, bin_labels
+from pipeline.report.collateral import measures
 from pipeline.report.facts import Arm, Comparison, Erasure, Method, Point, Rate, Redraw, Series
 from pipeline.report.sources import Sources, read_json
 from pipeline.report.text import short_hash
@@ -76,10 +77,12 @@ def _method(name: str, record: Row, said: Row | None, rows: list[Row]) -> Method
         verdict=said.get("verdict"),
         why=str(said.get("why", "")),
         damaged=said.get("damaged"),
+        damage=tuple(map(str, said.get("damage", ()))),
         oracle=bool(said.get("oracle", False)),
         attacks=tuple(map(str, said.get("attacks", ()))),
         model_sha256=said.get("model_sha256"),
         arms=tuple(_arm(*place, own) for place in ranked),
+        collateral=measures(said),
     )
 
 

@@ -310,18 +310,40 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """A measure of what was to stay, of n pictures or captions, with its 95 % interval.
+
+    `measure`: loss (relative change), kid (to the drawings before), or drift (in units of the
+    difference between seeds). `allowed`: the margin, or the upper bound of KID's floor. `status`:
+    within, beyond or cannot tell, where damage depends on it. `levels`: (time step, change).
+    """
+
+    measure: str
+    of: str
+    n: int
+    drawings: int | None
+    value: float | None
+    interval: tuple[float, float] | None
+    allowed: float | None
+    status: str | None
+    levels: tuple[tuple[int, float | None], ...] = ()
+
+
+@dataclass(frozen=True)
 class Method:
-    """One erased model. The verdict is None where it was not verified."""
+    """One erased model. The verdict is None where it was not verified; `damage` says how it is."""
 
     name: str
     settings: Mapping[str, Any]
     verdict: str | None
     why: str
     damaged: bool | None
+    damage: tuple[str, ...]
     oracle: bool
     attacks: tuple[str, ...]
     model_sha256: str | None
     arms: tuple[Arm, ...]
+    collateral: tuple[Measure, ...]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pipeline.report.facts import (
     Facts,
     Finding,
     Group,
+    Measure,
     Member,
     Rate,
 )
@@ -123,6 +124,7 @@ def environment() -> Environment:
         "percent": _percent,
         "number": _number,
         "per_thousand": per_thousand,
+        "measured": _measured,
         "count": lambda value: f"{value:,}",
     }
     return made
@@ -193,6 +195,15 @@ def _percent(value: float | None) -> str:
         return "–"
     digits = 1 if 0 < value < 0.01 else 0
     return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def _measured(row: Measure, value: float | None) -> str:
+    """A number of a measure's, in the measure's unit."""
+    if value is None:
+        return "–"
+    if row.measure == "loss":
+        return f"{100 * value:+.1f}\N{NO-BREAK SPACE}%"
+    return f"{value:.4f}" if row.measure == "kid" else f"{value:.2f}"
 
 
 def per_thousand(rate: Rate) -> str:

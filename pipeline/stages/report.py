@@ -71,7 +71,7 @@ def _training_images(context: Context) -> TrainingImages | None:
 
 STAGE = Stage(
     REPORT,
-    2,
+    3,
     ("report", "scan", "dataset", "model", "verdict", "train", "findings", "erased"),
     plan,
     run,

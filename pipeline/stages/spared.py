@@ -19,6 +19,7 @@ from pipeline.io import schemas
 from pipeline.io.runfolder import NEARNESS
 from pipeline.io.tables import read_parts, read_rows
 from pipeline.runner.part import Context
+from pipeline.stages.collateral import TARGET
 from pipeline.stages.describe import ARMS
 from pipeline.stages.redraw import BASE
 
@@ -107,7 +108,7 @@ def as_json(collateral: Collateral, max_loss_change: float) -> Row:
         "loss": {
             subset: {
                 **_change(loss.ratio, "pictures"),
-                "status": loss_status(loss.ratio, max_loss_change) if loss.ratio else None,
+                "status": _status(subset, loss, max_loss_change),
                 "levels": [
                     {
                         "timestep": level.timestep,
@@ -141,6 +142,13 @@ def as_json(collateral: Collateral, max_loss_change: float) -> Row:
             for third, found in collateral.drift.items()
         },
     }
+
+
+def _status(subset: str, loss: Loss, max_loss_change: float) -> str | None:
+    """None of erased pictures, whose loss is to rise."""
+    if subset == TARGET or loss.ratio is None:
+        return None
+    return loss_status(loss.ratio, max_loss_change)
 
 
 def _change(ratio: Estimate | None, units: str) -> Row:
