@@ -57,6 +57,12 @@ COLLATERAL = {
                 ],
             },
         },
+        "oracle": {
+            "pictures": 2,
+            "change": 0.611,
+            "interval": None,
+            "levels": [{"timestep": 500, "before": 0.2, "after": 0.35, "change": 0.611}],
+        },
         "kid": {
             "control": {
                 "captions": 24,

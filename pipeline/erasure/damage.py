@@ -61,11 +61,16 @@ class Drift:
 
 @dataclass(frozen=True)
 class Collateral:
-    """What was measured, by subset or arm, and by nearness; empty where it was not."""
+    """What was measured, by subset or arm, and by nearness; empty where it was not.
+
+    `oracle`: the loss on erased pictures beside that of a model which never saw them, in the place
+    of the model before. A ratio of 1 is forgotten, less still known, more a scar.
+    """
 
     loss: Mapping[str, Loss] = field(default_factory=dict)
     kid: Mapping[str, Distance] = field(default_factory=dict)
     drift: Mapping[str, Drift] = field(default_factory=dict)
+    oracle: Loss | None = None
 
 
 NOT_MEASURED = Collateral()

@@ -313,9 +313,10 @@ class Arm:
 class Measure:
     """A measure of what was to stay, of n pictures or captions, with its 95 % interval.
 
-    `measure`: loss (relative change), kid (to the drawings before), or drift (in units of the
-    difference between seeds). `allowed`: the margin, or the upper bound of KID's floor. `status`:
-    within, beyond or cannot tell, where damage depends on it. `levels`: (time step, change).
+    `measure`: loss (relative change; of `oracle`: of erased pictures, beside the oracle's), kid (to
+    the drawings before), or drift (in units of the difference between seeds). `allowed`: the
+    margin, or the upper bound of KID's floor. `status`: within, beyond or cannot tell, where damage
+    depends on it. `levels`: (time step, change).
     """
 
     measure: str

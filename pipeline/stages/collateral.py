@@ -3,12 +3,14 @@
 It needs no drawing, and sees small changes that drawings do not. Subsets, each picture under one of
 its captions:
 
-    target     erased pictures: the loss says whether they were forgotten, or more than that
+    target     erased pictures: beside an oracle, a model that never saw them, the loss says
+               whether they are still known, forgotten, or avoided more than what was never seen
     kept       memorized pictures that were not to be erased, and that the eraser never saw
     control    pictures seen once, which the eraser did not see
     unseen     pictures of `verify.unseen`, which no model was trained on
 
-A part is a model. Noise and levels depend on the picture alone.
+A part is a model: the oracle too, where one is configured. Noise and levels depend on the picture
+alone.
 """
 
 import hashlib
@@ -24,12 +26,14 @@ from pipeline.generation.backend import DiffusionModel
 from pipeline.generation.memory import in_fitting_batches
 from pipeline.generation.seeds import hash63
 from pipeline.io import schemas
+from pipeline.io.digest import sha256_once
 from pipeline.io.images import to_square
 from pipeline.io.runfolder import DUPLICATES, FINDINGS
 from pipeline.io.tables import write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.stages.attack import ORACLE, oracle_folder
 from pipeline.stages.gallery import Gallery, open_gallery
-from pipeline.stages.redraw import Row, compared_models, open_compared
+from pipeline.stages.redraw import Compared, Row, compared_models, open_compared
 from pipeline.stages.split import split_findings
 from pipeline.stages.unseen import Choice, read_unseen, unseen_shards
 
@@ -52,6 +56,8 @@ def plan(context: Context) -> list[Part]:
     models, config = compared_models(context), context.config.verify
     if not models or not config.loss_pictures:
         return []
+    if (oracle := oracle_folder(context)) is not None:
+        models.append(Compared(ORACLE, sha256_once(oracle), (relative(oracle, context.run),)))
     tables = (
         relative(context.findings / FINDINGS, context.run),
         relative(context.train / DUPLICATES, context.run),

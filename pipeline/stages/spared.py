@@ -1,6 +1,7 @@
 """What the tables of a run say of what was to stay: losses, drawings' descriptors, nearness.
 
-Every measure is of an erased model beside the base model, on the same pictures, captions and seeds.
+Every measure is of an erased model beside the base model, on the same pictures, captions and seeds;
+the loss on erased pictures beside the oracle's, too.
 Captions are near, mid and far by thirds of the cosine of their picture to the nearest erased one.
 """
 
@@ -19,6 +20,7 @@ from pipeline.io import schemas
 from pipeline.io.runfolder import NEARNESS
 from pipeline.io.tables import read_parts, read_rows
 from pipeline.runner.part import Context
+from pipeline.stages.attack import ORACLE
 from pipeline.stages.collateral import TARGET
 from pipeline.stages.describe import ARMS
 from pipeline.stages.redraw import BASE
@@ -46,10 +48,12 @@ class Spared:
     def collateral(self, method: str, rows: Sequence[Row]) -> Collateral:
         """All measures of a method; `rows` are its rows of verification.parquet."""
         controls = [row for row in rows if row["arm"] == "control"]
-        return Collateral(self._loss(method), self._kid(method), self._drift(controls))
+        beside = self._loss(method, ORACLE).get(TARGET)
+        drift = self._drift(controls)
+        return Collateral(self._loss(method, BASE), self._kid(method), drift, beside)
 
-    def _loss(self, method: str) -> dict[str, Loss]:
-        before, after = self._losses.get(BASE, {}), self._losses.get(method, {})
+    def _loss(self, method: str, other: str) -> dict[str, Loss]:
+        before, after = self._losses.get(other, {}), self._losses.get(method, {})
         found = {}
         for subset in sorted(before.keys() & after.keys()):
             pictures = sorted(before[subset].keys() & after[subset].keys())
@@ -106,21 +110,10 @@ def as_json(collateral: Collateral, max_loss_change: float) -> Row:
     """The measures as plain values; changes of the loss are ratios less 1."""
     return {
         "loss": {
-            subset: {
-                **_change(loss.ratio, "pictures"),
-                "status": _status(subset, loss, max_loss_change),
-                "levels": [
-                    {
-                        "timestep": level.timestep,
-                        "before": level.before,
-                        "after": level.after,
-                        **_change(level.ratio, "pictures"),
-                    }
-                    for level in loss.levels
-                ],
-            }
+            subset: {**_of_loss(loss), "status": _status(subset, loss, max_loss_change)}
             for subset, loss in collateral.loss.items()
         },
+        "oracle": _of_loss(collateral.oracle) if collateral.oracle else None,
         "kid": {
             arm: {
                 "captions": found.kid.n,
@@ -141,6 +134,21 @@ def as_json(collateral: Collateral, max_loss_change: float) -> Row:
             }
             for third, found in collateral.drift.items()
         },
+    }
+
+
+def _of_loss(loss: Loss) -> Row:
+    return {
+        **_change(loss.ratio, "pictures"),
+        "levels": [
+            {
+                "timestep": level.timestep,
+                "before": level.before,
+                "after": level.after,
+                **_change(level.ratio, "pictures"),
+            }
+            for level in loss.levels
+        ],
     }
 
 

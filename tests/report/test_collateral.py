@@ -20,16 +20,17 @@ def test_measures_come_in_one_order() -> None:
     found = measures(COLLATERAL)
     places = [(row.measure, row.of) for row in found]
     assert places == [
-        ("loss", "control"), ("loss", "target"), ("kid", "control"), ("kid", "kept"),
-        ("drift", "near"), ("drift", "far"),
+        ("loss", "control"), ("loss", "target"), ("loss", "oracle"),
+        ("kid", "control"), ("kid", "kept"), ("drift", "near"), ("drift", "far"),
     ]  # fmt: skip
-    control, target, kid, kept, near, _ = found
+    control, target, oracle, kid, kept, near, _ = found
+    assert (oracle.value, oracle.allowed, oracle.status) == (0.611, None, None)
     assert (control.allowed, control.status, control.interval) == (0.05, "beyond", (0.07, 0.0943))
     assert control.levels == ((250, 0.0701), (750, 0.0923))
     assert (target.allowed, target.status) == (None, None)  # it is to rise
     assert (kid.n, kid.drawings, kid.allowed) == (24, 144, 0.0184)
     assert (kept.allowed, kept.status) == (None, None)
-    assert near.allowed == 1.0
+    assert (near.value, near.allowed) == (0.317, None)
 
 
 def test_files_that_measured_nothing() -> None:
@@ -38,7 +39,7 @@ def test_files_that_measured_nothing() -> None:
 
 
 def test_the_page_and_the_card_say_what_makes_the_model_damaged(run: Path) -> None:
-    shares = ["+8.1 %", "+7.0 %", "+9.4 %", "+5.0 %"]
+    shares = ["+8.1 %", "+7.0 %", "+9.4 %", "+5.0 %", "+61.1 %"]
     numbers = [*shares, "0.0059", "0.0165", "0.0184", "0.32", "too few"]
     for name in ("index.html", "AUDIT_CARD.md"):
         text = (run / "report" / name).read_text(encoding="utf-8").replace("\\", "")
@@ -55,5 +56,5 @@ def test_facts_hold_the_measures_of_each_method(run: Path) -> None:
     assert erasure is not None
     by_name = {method.name: method for method in erasure.methods}
     assert by_name["esd-x"].collateral == () and by_name["esd-x"].damage == ()
-    assert len(by_name["esd-gt"].collateral) == 6
+    assert len(by_name["esd-gt"].collateral) == 7
     assert by_name["esd-gt"].damage == tuple(COLLATERAL["damage"])

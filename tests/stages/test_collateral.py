@@ -162,6 +162,7 @@ def test_a_loss_is_what_the_model_has_on_that_picture(root, verified):
 
 def test_the_same_weights_have_changed_nothing(verified):
     said = verified[1]["same"]
+    assert said["collateral"]["oracle"] is None
     assert (said["damaged"], said["damage"]) == (False, [])
     for subset, found in said["collateral"]["loss"].items():
         assert found["change"] == 0, subset
@@ -201,6 +202,26 @@ def test_what_is_said_is_what_the_tables_hold(verified):
     assert [level["timestep"] for level in said["levels"]] == times
     assert [level["change"] for level in said["levels"]] == pytest.approx(changes)
     assert said["change"] == pytest.approx(np.mean(changes))
+
+
+def test_erased_pictures_are_compared_with_the_oracle(root, tmp_path):
+    """The oracle is here the ruined model: its own loss is 1 of it, the base's less."""
+    from pipeline.stages.spared import Spared, as_json
+
+    oracle = str(root / "erased" / "ruined")
+    context = Context(tmp_path, settings(root, verify={"oracle": oracle, "unseen": []}))
+    parts = collateral.plan(context)
+    assert [part.name for part in parts] == ["base", *sorted(METHODS), "oracle"]
+    for part in parts:
+        collateral.run(part, context)
+    spared = Spared(context)
+    own, same = (as_json(spared.collateral(name, []), 0.05) for name in ("ruined", "same"))
+    assert own["oracle"]["change"] == 0 and own["oracle"]["pictures"] == 2
+    assert same["oracle"]["change"] < 0
+    before, after = own["loss"]["target"], same["oracle"]
+    for level, other in zip(before["levels"], after["levels"], strict=True):
+        assert (other["after"], other["before"]) == (level["before"], level["after"])
+    assert own["kid"] == own["drift"] == {}
 
 
 def test_few_kept_captions_cannot_tell(verified):
