@@ -65,7 +65,7 @@ COLLATERAL = {
         },
         "kid": {
             "control": {
-                "captions": 24,
+                "pictures": 24,
                 "drawings": 144,
                 "kid": 0.00587,
                 "interval": [-0.0025, 0.0165],
@@ -73,7 +73,7 @@ COLLATERAL = {
                 "status": "within",
             },
             "kept": {
-                "captions": 3,
+                "pictures": 3,
                 "drawings": 12,
                 "kid": 0.1,
                 "interval": None,

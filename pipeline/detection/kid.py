@@ -5,17 +5,17 @@
 
 (Binkowski et al. 2018, section 4: the unbiased estimator of the squared maximum mean discrepancy;
 it may be negative.) Where every picture is a unit of its own that is theirs. Here x and y are
-drawings of the same captions, and a caption is the unit: two of its drawings are alike whichever
-model drew them, so pairs of one caption are left out on all three sides. Then the expectation is 0
-for two sets drawn by one model, however many seeds a caption has.
+drawings of the same captions, and a caption, or the picture that it is of, is the unit: two of its
+drawings are alike whichever model drew them, so pairs of one unit are left out on all three sides.
+Then the expectation is 0 for two sets drawn by one model, however many seeds a unit has.
 
-    interval   captions are resampled (pipeline.detection.bootstrap)
-    floor      KID between one half of the seeds of each caption and the other, one model's, in
+    interval   units are resampled (pipeline.detection.bootstrap)
+    floor      KID between one half of the drawings of each unit and the other, one model's, in
                random halves: 2.5 % and 97.5 % of them. Half as many drawings scatter more, so the
                floor is on the wide side
 
-Descriptors of unit length are to be scaled by √d first, so that u·v / d is their cosine; the
-features that KID was made for are about that long.
+Descriptors of unit length are to be scaled by √d first, so that u·v / d is their cosine: as they
+are, it would be next to 0, and k all but linear.
 """
 
 from dataclasses import dataclass

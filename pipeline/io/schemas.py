@@ -401,6 +401,7 @@ DESCRIBED = _schema(
     ("method", _STR),
     ("arm", _STR),
     ("caption", _STR),
+    ("target_group", _I64, _OPTIONAL),
     ("number", _I32),
     ("vector", pa.list_(pa.float32())),
 )

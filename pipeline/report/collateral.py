@@ -44,7 +44,7 @@ def _distances(found: Row) -> Iterator[Measure]:
         yield Measure(
             measure=KID,
             of=arm,
-            n=row["captions"],
+            n=row["pictures"],
             drawings=row["drawings"],
             value=row["kid"],
             interval=_pair(row["interval"]),

@@ -12,6 +12,7 @@ from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.gallery import descriptor_of
 
 ARMS = ("control", "kept")
+_COPIED = ("key", "method", "arm", "caption", "target_group", "number")
 
 
 def plan(context: Context) -> list[Part]:
@@ -44,9 +45,7 @@ def run(part: Part, context: Context) -> Outcome:
         found = encoder.encode([decode(sample["png"]) for sample in batch]).vectors
         vectors |= zip((sample["__key__"] for sample in batch), found, strict=True)
     described = [
-        {name: row[name] for name in ("key", "method", "arm", "caption", "number")}
-        | {"vector": vectors[row["key"]]}
-        for row in rows
+        {name: row[name] for name in _COPIED} | {"vector": vectors[row["key"]]} for row in rows
     ]
     output = f"described/part-{part.name}.parquet"
     write_rows(context.path(output), described, schemas.DESCRIBED)

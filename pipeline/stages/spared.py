@@ -6,7 +6,7 @@ Captions are near, mid and far by thirds of the cosine of their picture to the n
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,14 @@ TABLES = ("collateral/part-*.parquet", "described/part-*.parquet", NEARNESS)
 _THIRDS = ("far", "mid", "near")
 _MOST_DRAWINGS = 1024  # KID takes 100 bytes for each pair of them
 Row = dict[str, Any]
+
+
+class _Place(NamedTuple):
+    """A drawing: of which picture, or caption where there is none, by which caption and number."""
+
+    unit: int
+    caption: str
+    number: int
 
 
 class Spared:
@@ -66,17 +74,15 @@ class Spared:
         for arm in ARMS:
             before, after = (self._vectors(name, arm) for name in (BASE, method))
             places = _few_enough(before.keys() & after.keys())
-            captions = sorted({caption for caption, _ in places})
-            if len(captions) < 2:
+            _, units = np.unique([place.unit for place in places], return_inverse=True)
+            if len(set(units.tolist())) < 2:
                 continue
-            numbers = {caption: number for number, caption in enumerate(captions)}
-            units = np.array([numbers[caption] for caption, _ in places])
             then, now = (np.stack([own[place] for place in places]) for own in (before, after))
             found[arm] = distance(then, now, units)
         return found
 
-    def _vectors(self, method: str, arm: str) -> dict[tuple[str, int], Any]:
-        """Descriptors of length √d by caption and number."""
+    def _vectors(self, method: str, arm: str) -> dict[_Place, Any]:
+        """Descriptors of length √d by the drawing's place."""
         chosen = pc.and_(
             pc.equal(self._described["method"], method), pc.equal(self._described["arm"], arm)
         )
@@ -87,7 +93,11 @@ class Spared:
         vectors = flat.reshape(table.num_rows, -1).astype(np.float64) * np.sqrt(
             len(flat) / table.num_rows
         )
-        places = zip(table["caption"].to_pylist(), table["number"].to_pylist(), strict=True)
+        columns = (table[name].to_pylist() for name in ("caption", "target_group", "number"))
+        places = (
+            _Place(hash63("caption", caption) if group is None else group, caption, number)
+            for caption, group, number in zip(*columns, strict=True)
+        )
         return dict(zip(places, vectors, strict=True))
 
     def _drift(self, rows: Iterable[Row]) -> dict[str, Drift]:
@@ -116,7 +126,7 @@ def as_json(collateral: Collateral, max_loss_change: float) -> Row:
         "oracle": _of_loss(collateral.oracle) if collateral.oracle else None,
         "kid": {
             arm: {
-                "captions": found.kid.n,
+                "pictures": found.kid.n,
                 "drawings": found.drawings,
                 "kid": found.kid.value,
                 "interval": found.kid.interval,
@@ -185,12 +195,12 @@ def _compare(
     return Loss(mean_ratio(now, then), tuple(levels))
 
 
-def _few_enough(places: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+def _few_enough(places: Iterable[_Place]) -> list[_Place]:
     """Drawings of whole captions, chosen by hash, until there are as many as KID can take."""
-    by_caption: dict[str, list[tuple[str, int]]] = {}
+    by_caption: dict[str, list[_Place]] = {}
     for place in sorted(places):
-        by_caption.setdefault(place[0], []).append(place)
-    chosen: list[tuple[str, int]] = []
+        by_caption.setdefault(place.caption, []).append(place)
+    chosen: list[_Place] = []
     for caption in sorted(by_caption, key=lambda text: (hash63("kid", text), text)):
         if len(chosen) + len(by_caption[caption]) <= _MOST_DRAWINGS:
             chosen += by_caption[caption]

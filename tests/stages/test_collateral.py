@@ -227,7 +227,7 @@ def test_erased_pictures_are_compared_with_the_oracle(root, tmp_path):
 def test_few_kept_captions_cannot_tell(verified):
     for said in verified[1].values():
         assert said["collateral"]["loss"]["kept"]["interval"] is None
-        assert "kept" not in said["collateral"]["kid"]  # a single caption is no distribution
+        assert "kept" not in said["collateral"]["kid"]  # one picture is no distribution
 
 
 def test_controls_are_in_thirds_by_the_nearest_erased_picture(root, verified):
@@ -315,3 +315,27 @@ def test_configurations_that_name_verify_measure_first():
 def test_the_base_is_left_as_it_was(root, verified):
     assert verified
     assert sha256_file(root / "model") == sha256_file(build_tiny_pipeline(root / "again"))
+
+
+def test_captions_of_one_picture_are_one_unit_of_kid(tmp_path):
+    from pipeline.detection.kid import distance
+    from pipeline.stages.spared import Spared
+
+    rng = np.random.default_rng(0)
+    rows, units = [], []
+    for method in ("base", "adv"):
+        for caption in range(12):  # two captions a picture, and two captions without one
+            for number in range(3):
+                vector = rng.standard_normal(8)
+                row = {"key": f"{method}{caption}{number}", "method": method, "arm": "kept"}
+                row |= {"caption": f"caption {caption:02d}", "number": number}
+                row |= {"target_group": 100 + caption // 2 if caption < 10 else None}
+                rows.append(row | {"vector": (vector / np.linalg.norm(vector)).astype(np.float32)})
+                units.append(caption // 2 if caption < 10 else caption)
+    write_rows(tmp_path / "described/part-a.parquet", rows, schemas.DESCRIBED)
+    found = Spared(Context(tmp_path, make_config({}))).collateral("adv", []).kid
+    assert list(found) == ["kept"]
+    vectors = np.stack([row["vector"] for row in rows]) * np.sqrt(8)
+    expected = distance(vectors[:36], vectors[36:], np.array(units[:36]))
+    assert found["kept"].kid.n == 7 and found["kept"].drawings == 36
+    assert found["kept"].kid.value == pytest.approx(expected.kid.value, abs=1e-6)
