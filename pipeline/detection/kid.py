@@ -26,7 +26,7 @@ import numpy.typing as npt
 from pipeline.detection.bootstrap import FEWEST, Estimate, interval_of, resampled
 from pipeline.detection.errors import MeasureError
 
-SPLITS = 200
+SPLITS = 1000
 _AT_ONCE = 500
 _DECIMALS = 9  # what is left of a float64 sum when equal sets are compared
 
