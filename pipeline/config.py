@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline.erasure.attacks.budgets import Budget, label
+from pipeline.erasure.attacks.budgets import Budget, EmbeddingBudget, label
 from pipeline.erasure.options import AblateOptions, AdversarialOptions, SissOptions, UceOptions
 from pipeline.errors import ConfigError, MissingInput
 
@@ -412,8 +412,25 @@ class EraseMethod(Section):
         return self
 
 
+class Stop(Section):
+    """When an eraser has done enough: it is looked at every so many iterations.
+
+    It ends where the upper 95 % bound of the rate at which fresh drawings of the trained captions
+    show their pictures is `max_rate` or less, and at most `max_attacked` of the attempts of
+    `attack`, if there is one, bring a picture back.
+    """
+
+    every: Count = 25
+    max_rate: float = Field(0.05, gt=0, lt=1)
+    attack: EmbeddingBudget | None = None
+    max_attacked: Fraction = 0.1
+
+
 class Erase(Section):
-    """What is erased, and how: findings, or else `concepts` (captions) and the list `targets`."""
+    """What is erased, and how: findings, or else `concepts` (captions) and the list `targets`.
+
+    With `stop`, `iterations` are the most that a method takes.
+    """
 
     methods: tuple[EraseMethod, ...] = (
         EraseMethod(name="esd-x", objective="esd", parameters="x"),
@@ -422,6 +439,7 @@ class Erase(Section):
     max_groups: Count | None = None
     verdicts: tuple[Literal["verbatim", "template"], ...] = ("verbatim",)
     held_out_captions: Fraction = 0.5
+    stop: Stop | None = None
     concepts: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = ()
     targets: str | None = None
 

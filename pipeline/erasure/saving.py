@@ -12,11 +12,13 @@ safetensors library writes metadata in random order, so the header is written he
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
+from pipeline.erasure.looks import front
 from pipeline.erasure.targets import Target
 from pipeline.erasure.trainer import Report, Settings
 from pipeline.generation.backend import DiffusionModel
@@ -28,12 +30,14 @@ def describe(
     targets: Sequence[Target], settings: Settings, report: Report, *, base_sha256: str
 ) -> dict[str, Any]:
     """Return the facts for `save`: the base, the targets' hashes, the method and its settings."""
+    best_of = front(report.looks)
     return {
         "base_sha256": base_sha256,
         "method": settings.method,
         "settings": settings.facts(),
         "iterations": report.iterations,
         "diverged": report.diverged,
+        "looks": [asdict(look) | {"on_front": look in best_of} for look in report.looks],
         "targets": [
             {
                 "group_id": target.group_id,

@@ -12,16 +12,19 @@ Weighting "noise" is w_t = 1. Weighting "velocity" is w_t = 1/α_t², the error 
 to x_t and the plain error vanishes.
 
 A loss that is not finite, or a hundred times the first, says that the learning rate diverges:
-training stops, and the last weights with a sound loss that were kept are put back.
+training stops, and the last weights with a sound loss that were kept are put back. Looks at the
+model (pipeline/erasure/looks.py) may end the training where it has forgotten; if none says so, the
+weights of the best look are put back.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from pipeline.erasure import uce
+from pipeline.erasure.looks import Look, Looks, best
 from pipeline.erasure.methods import erasing
 from pipeline.erasure.objective import Objective, Regression
 from pipeline.erasure.parameters import select_parameters, trainable
@@ -53,7 +56,7 @@ class Report:
     """What training did: losses of every iteration, and the names of the tensors it changed.
 
     `iterations` are those that the weights went through; `diverged` says that there were to be
-    more.
+    more. `looks` are those that were taken; training ended at the one that was met.
     """
 
     losses: tuple[Losses, ...]
@@ -61,6 +64,7 @@ class Report:
     n_trained_parameters: int
     iterations: int = 0
     diverged: bool = False
+    looks: tuple[Look, ...] = ()
 
 
 def erase(
@@ -70,12 +74,14 @@ def erase(
     settings: Settings,
     *,
     on_step: Callable[[int, Losses], None] | None = None,
+    looks: Looks | None = None,
 ) -> Report:
     """Teach `model`, in place, not to draw the targets; the same weights for the same seed.
 
     `retain_captions` should hold memorized captions that are to stay, and a few dozen others: a
     retain set of ordinary captions alone lets other memorized pictures go too.
-    `on_step` is called after every iteration with its number, from 1, and its losses. Raises
+    `on_step` is called after every iteration with its number, from 1, and its losses; `looks` may
+    end the training early. Raises
     ConfigError without targets, ModelError for half-precision weights, for a second copy of the
     UNet, or where training diverges before anything was learnt (the model is then as before),
     InputError where a target lacks the pictures that the method needs.
@@ -97,13 +103,15 @@ def erase(
     optimizer = torch.optim.Adam(trained.values(), lr=settings.learning_rate)
     kept = _Kept(trained)
     losses: list[Losses] = []
+    watched = _Watched(looks, trained)
     with trainable(model.unet, trained):
         for iteration in range(1, settings.iterations + 2):
             optimizer.zero_grad(set_to_none=True)
             found = _accumulate(*terms, settings.batch, generator)
             if _diverged(found, losses[0] if losses else found, settings.retain_weight):
                 _stop(kept, found)
-                return _report(trained, losses[: kept.iteration], kept.iteration, diverged=True)
+                report = _report(trained, losses[: kept.iteration], kept.iteration, diverged=True)
+                return replace(report, looks=watched.before(kept.iteration))
             if iteration > settings.iterations:  # only to see that the last step was sound too
                 break
             kept.offer(iteration - 1)
@@ -111,7 +119,10 @@ def erase(
             optimizer.step()
             if on_step:
                 on_step(iteration, found)
-    return _report(trained, losses, settings.iterations)
+            if watched.met(iteration, settings.iterations):
+                break
+    ended = watched.settle(len(losses))
+    return replace(_report(trained, losses[:ended], ended), looks=tuple(watched.taken))
 
 
 def refuse_copies(model: DiffusionModel) -> None:
@@ -139,13 +150,47 @@ class _Kept:
     def offer(self, iteration: int) -> None:
         """The weights after `iteration` have a sound loss; every few are copied."""
         if iteration - self.iteration >= _KEEP_EVERY:
-            self._values = [tensor.detach().clone() for tensor in self._trained]
-            self.iteration = iteration
+            self.take(iteration)
+
+    def take(self, iteration: int) -> None:
+        """Copy the weights after `iteration`."""
+        self._values = [tensor.detach().clone() for tensor in self._trained]
+        self.iteration = iteration
 
     def put_back(self) -> None:
         with torch.no_grad():
             for tensor, value in zip(self._trained, self._values, strict=True):
                 tensor.copy_(value)
+
+
+class _Watched:
+    """The looks taken so far, and the weights as they were at the best of them."""
+
+    def __init__(self, looks: Looks | None, trained: Mapping[str, torch.nn.Parameter]) -> None:
+        self._looks, self._trained = looks, trained
+        self._best = _Kept(trained)
+        self.taken: list[Look] = []
+
+    def met(self, iteration: int, last: int) -> bool:
+        """Look if it is time; whether training may end here."""
+        if self._looks is None or not self._looks.due(iteration, last):
+            return False
+        look = self._looks.look(iteration)
+        self.taken.append(look)
+        if look.met or best(self.taken) is look:
+            self._best.take(iteration)
+        return look.met
+
+    def settle(self, iterations: int) -> int:
+        """Put the best weights back; the iterations that they went through."""
+        if not self.taken or self.taken[-1].met:
+            return iterations
+        self._best.put_back()
+        return self._best.iteration
+
+    def before(self, iteration: int) -> tuple[Look, ...]:
+        """The looks at weights that training went back to, or before."""
+        return tuple(look for look in self.taken if look.iteration <= iteration)
 
 
 def _stop(kept: _Kept, found: Losses) -> None:

@@ -15,7 +15,7 @@ from pipeline.erasure.saving import describe, save
 from pipeline.erasure.targets import Target, no_pictures
 from pipeline.erasure.trainer import Settings
 from pipeline.erasure.trainer import erase as train
-from pipeline.errors import ImageRejected, InputError
+from pipeline.errors import ConfigError, ImageRejected, InputError
 from pipeline.generation.backend import DiffusionModel, fresh_model
 from pipeline.io.atomic import atomic_path
 from pipeline.io.images import decode, to_square
@@ -24,6 +24,7 @@ from pipeline.io.target_files import Named, read_targets
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.anchors import draw_anchors
 from pipeline.stages.gallery import Gallery, open_gallery
+from pipeline.stages.looking import looks_at
 from pipeline.stages.models import model_fingerprint, model_inputs, model_lora
 from pipeline.stages.scan import image_limits
 from pipeline.stages.split import Split, split_findings
@@ -55,13 +56,18 @@ def run(part: Part, context: Context) -> Outcome:
     base = context.path(part.inputs[0])
     device, resolution = context.config.model.device, context.config.model.resolution
     model = fresh_model(base, device=device, lora=model_lora(context), resolution=resolution)
+    looks = None
     if named := named_targets(context):
+        if context.config.erase.stop is not None:
+            raise ConfigError("erase.stop: needs findings, which say what is memorized")
         work = _Work(_load(named, context, model.resolution))
     else:
         work = _found(method, model, context)
+        gallery = open_gallery(context)
+        looks = looks_at(model, work.targets, split_findings(context), gallery, context)
     settings = _settings(method, context.config.seed)
     with torch.enable_grad():
-        report = train(model, work.targets, work.retained, settings)
+        report = train(model, work.targets, work.retained, settings, looks=looks)
     output = f"erased/{method.name}"
     with atomic_path(context.path(output)) as temporary:
         facts = describe(work.targets, settings, report, base_sha256=model_fingerprint(context))
