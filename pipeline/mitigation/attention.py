@@ -38,12 +38,10 @@ class Summary:
         Guided, its first half is without captions. The pictures of a caption lie side by side.
         Raises ModelError where the batch is not one of these captions.
         """
-        told = batch // 2 if guided else batch
-        each, rest = divmod(told, len(self._mask))
-        if rest or told * (2 if guided else 1) != batch or not each:
-            raise ModelError(
-                f"a batch of {batch} for attention masks of {len(self._mask)} captions"
-            )
+        captions = len(self._mask)
+        each, rest = divmod(batch, captions * (2 if guided else 1))
+        if rest or not each:
+            raise ModelError(f"a batch of {batch} for the attention masks of {captions} captions")
         mask, scale = (x.repeat_interleave(each, dim=0) for x in (self._mask, self._scale))
         if not guided:
             return mask, scale
@@ -57,7 +55,7 @@ class SummaryMasked:
     """
 
     def __init__(self, inner: Any, summary: Summary, pipe: Any) -> None:
-        self._inner, self._summary, self._pipe = inner, summary, pipe
+        self.inner, self._summary, self._pipe = inner, summary, pipe
 
     def __call__(
         self,
@@ -70,7 +68,7 @@ class SummaryMasked:
     ) -> torch.Tensor:
         """As the processor inside, whose attention it changes."""
         if encoder_hidden_states is None:  # a layer that could and does not: self-attention
-            return self._inner(attn, hidden_states, None, attention_mask, *args, **kwargs)
+            return self.inner(attn, hidden_states, None, attention_mask, *args, **kwargs)
         guided = bool(self._pipe.do_classifier_free_guidance)
         mask, scale = (
             rows.to(hidden_states) for rows in self._summary.rows(len(hidden_states), guided=guided)
@@ -81,7 +79,7 @@ class SummaryMasked:
         mask = mask.unsqueeze(1) if attention_mask is None else attention_mask + mask.unsqueeze(1)
         keys = attn.to_k.register_forward_hook(lambda _module, _args, k: k * scale.unsqueeze(2))
         try:
-            return self._inner(attn, hidden_states, encoder_hidden_states, mask, *args, **kwargs)
+            return self.inner(attn, hidden_states, encoder_hidden_states, mask, *args, **kwargs)
         finally:
             keys.remove()
 
@@ -103,11 +101,16 @@ def processors(
     tokens = int(model.pipe.tokenizer.model_max_length)
     summary = Summary(lengths, tokens, options)
     return {
-        name: SummaryMasked(inner, summary, model.pipe)
+        name: SummaryMasked(_unmasked(own), summary, model.pipe)
         if name.removesuffix(".processor") in layers
-        else inner
-        for name, inner in network.attn_processors.items()
+        else own
+        for name, own in network.attn_processors.items()
     }
+
+
+def _unmasked(processor: Any) -> Any:
+    """The processor inside, where the layer has masks of other captions already."""
+    return processor.inner if isinstance(processor, SummaryMasked) else processor
 
 
 @contextmanager
@@ -117,8 +120,7 @@ def masked_attention(
     """Draw captions in here, and none other, with their summary tokens hidden."""
     network = model.adapter.denoiser
     own = dict(network.attn_processors) if hasattr(network, "attn_processors") else {}
-    network_processors = processors(model, captions, options)
-    network.set_attn_processor(network_processors)
+    network.set_attn_processor(processors(model, captions, options))
     try:
         yield
     finally:
