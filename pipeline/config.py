@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline.erasure.attacks.budgets import Budget, label
 from pipeline.erasure.options import AblateOptions, AdversarialOptions, SissOptions, UceOptions
 from pipeline.errors import ConfigError, MissingInput
+from pipeline.mitigation import options as mitigation
 
 _MAX_CONFIG_BYTES = 1 << 20
 _RESERVED = ("exact", "verified")  # folders of pairs
@@ -440,7 +441,8 @@ class Verify(Section):
     `attacks` try to bring the erased pictures back. They are compared with `oracle`, a model that
     was trained without them, or else with `unseen_pictures` pictures of the shards `unseen`, which
     no model was trained on; `max_difference` is the margin. A model is damaged if other memorized
-    pictures are certainly drawn less, by more than `max_lost` of their drawings.
+    pictures are certainly drawn less, by more than `max_lost` of their drawings. `mitigations` are
+    ways to draw from the model as it is, shown beside the erased ones; they are never "erased".
     """
 
     per_prompt: Count = 16
@@ -455,6 +457,19 @@ class Verify(Section):
     unseen: tuple[str, ...] = ()
     unseen_pictures: Count = 32
     max_difference: Fraction = 0.05
+    mitigations: tuple[mitigation.Mitigation, ...] = ()
+
+    @field_validator("mitigations")
+    @classmethod
+    def _distinct_ways(
+        cls, value: tuple[mitigation.Mitigation, ...]
+    ) -> tuple[mitigation.Mitigation, ...]:
+        labels = [mitigation.label(options) for options in value]
+        if twice := sorted({name for name in labels if labels.count(name) > 1}):
+            raise ValueError(f"two mitigations are called {twice[0]}; give them a name")
+        if taken := sorted({"base", "oracle"} & set(labels)):
+            raise ValueError(f"no mitigation is called {taken[0]}, which stands for a model")
+        return value
 
     @field_validator("attacks")
     @classmethod

@@ -311,7 +311,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Method:
-    """One erased model. The verdict is None where it was not verified."""
+    """One erased model, or a way to draw from the base model (`mitigated`).
+
+    The verdict is None where it was not verified.
+    """
 
     name: str
     settings: Mapping[str, Any]
@@ -322,6 +325,7 @@ class Method:
     attacks: tuple[str, ...]
     model_sha256: str | None
     arms: tuple[Arm, ...]
+    mitigated: bool = False
 
 
 @dataclass(frozen=True)
