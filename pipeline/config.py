@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline.erasure.attacks.budgets import Budget, EmbeddingBudget, label
 from pipeline.erasure.options import AblateOptions, AdversarialOptions, SissOptions, UceOptions
 from pipeline.errors import ConfigError, MissingInput
+from pipeline.mitigation import options as mitigation
 
 _MAX_CONFIG_BYTES = 1 << 20
 _RESERVED = ("exact", "verified")  # folders of pairs
@@ -465,6 +466,9 @@ class Verify(Section):
     share `max_loss_change` (a non-inferiority margin); or if drawings of control captions are
     certainly farther from those before than two sets of seeds are from each other. The loss is
     measured on `loss_pictures` pictures of each kind; 0: not at all.
+
+    `mitigations` are ways to draw from the model as it is, shown beside the erased ones; they are
+    never "erased".
     """
 
     per_prompt: Count = 16
@@ -481,6 +485,19 @@ class Verify(Section):
     unseen: tuple[str, ...] = ()
     unseen_pictures: Count = 32
     max_difference: Fraction = 0.05
+    mitigations: tuple[mitigation.Mitigation, ...] = ()
+
+    @field_validator("mitigations")
+    @classmethod
+    def _distinct_ways(
+        cls, value: tuple[mitigation.Mitigation, ...]
+    ) -> tuple[mitigation.Mitigation, ...]:
+        labels = [mitigation.label(options) for options in value]
+        if twice := sorted({name for name in labels if labels.count(name) > 1}):
+            raise ValueError(f"two mitigations are called {twice[0]}; give them a name")
+        if taken := sorted({"base", "oracle"} & set(labels)):
+            raise ValueError(f"no mitigation is called {taken[0]}, which stands for a model")
+        return value
 
     @field_validator("attacks")
     @classmethod

@@ -84,6 +84,12 @@ class Conclusion:
     findings: tuple[Finding, ...]
 
 
+UNCHANGED = Conclusion(
+    "suppressed", "drawn so alone: the weights are the base model's and still hold the picture", ()
+)
+"""Of a model that nothing was taken from, drawn otherwise: no attack is needed to tell."""
+
+
 def conclude(attacks: Sequence[Evidence], margin: float) -> Conclusion:
     """The verdict of attacks on a model whose captions no longer draw their pictures."""
     if not attacks:

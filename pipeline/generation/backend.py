@@ -157,10 +157,13 @@ class DiffusionModel:
         return scheduler, self.adapter.start(scheduler, steps)
 
     @torch.inference_mode()
-    def draw(self, captions: Sequence[str], seeds: Sequence[int], how: Sampling) -> Pictures:
+    def draw(
+        self, captions: Sequence[str] | Conditions, seeds: Sequence[int], how: Sampling
+    ) -> Pictures:
         """Draw one picture a (caption, seed); (n, h, w, 3) in 0..255.
 
-        A model without captions takes the seeds alone. Each picture has its own CPU generator, so
+        `captions` may be their `conditions` instead, of a model that predicts noise. A model
+        without captions takes the seeds alone. Each picture has its own CPU generator, so
         it does not depend on its neighbours but for the last bits of batched arithmetic.
         """
         if not self.unconditional and len(captions) != len(seeds):

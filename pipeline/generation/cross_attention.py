@@ -54,7 +54,7 @@ def recorded_attention(network: Any, marked: torch.Tensor) -> Iterator[Recorded]
 
     Raises ModelError where the network has no cross-attention, or one that this does not know.
     """
-    layers = _cross_attention(network)
+    layers = cross_attention_layers(network)
     if not layers:
         raise ModelError(f"{type(network).__name__}: has no cross-attention")
     recorded = Recorded(marked)
@@ -69,7 +69,8 @@ def recorded_attention(network: Any, marked: torch.Tensor) -> Iterator[Recorded]
             hook.remove()
 
 
-def _cross_attention(network: Any) -> list[tuple[str, Any]]:
+def cross_attention_layers(network: Any) -> list[tuple[str, Any]]:
+    """The layers by name, none where there are none; raises ModelError for another formula."""
     from diffusers.models.attention_processor import Attention  # noqa: PLC0415
 
     found = [

@@ -73,7 +73,7 @@ def _method(name: str, record: Row, said: Row | None, rows: list[Row]) -> Method
     said = said or {}
     return Method(
         name=name,
-        settings=_settings(record),
+        settings=_settings(record or said.get("mitigation") or {}),
         verdict=said.get("verdict"),
         why=str(said.get("why", "")),
         damaged=said.get("damaged"),
@@ -83,6 +83,7 @@ def _method(name: str, record: Row, said: Row | None, rows: list[Row]) -> Method
         model_sha256=said.get("model_sha256"),
         arms=tuple(_arm(*place, own) for place in ranked),
         collateral=measures(said),
+        mitigated="mitigation" in said,
     )
 
 

@@ -332,7 +332,10 @@ class Measure:
 
 @dataclass(frozen=True)
 class Method:
-    """One erased model. The verdict is None where it was not verified; `damage` says how it is."""
+    """One erased model, or a way to draw from the base model (`mitigated`).
+
+    The verdict is None where it was not verified; `damage` says how it is.
+    """
 
     name: str
     settings: Mapping[str, Any]
@@ -345,6 +348,7 @@ class Method:
     model_sha256: str | None
     arms: tuple[Arm, ...]
     collateral: tuple[Measure, ...]
+    mitigated: bool = False
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,15 @@ def _audit_limits(facts: Facts, audit: Audit) -> Iterator[str]:
 
 
 def _erasure_limits(erasure: Erasure) -> Iterator[str]:
-    verified = [method for method in erasure.methods if method.verdict is not None]
-    if len(verified) < len(erasure.methods):
+    mitigated = [method.name for method in erasure.methods if method.mitigated]
+    models = [method for method in erasure.methods if not method.mitigated]
+    verified = [method for method in models if method.verdict is not None]
+    if mitigated:
+        yield (
+            f"{', '.join(mitigated)}: drawn from the base model's own weights. It holds for as "
+            "long as every picture is drawn so."
+        )
+    if len(verified) < len(models):
         yield "At least one erased model was not verified: nothing is known of what it draws."
     if any(not method.attacks for method in verified):
         yield (

@@ -9,19 +9,23 @@ another one. Arms:
     kept       memorized captions that were not to be erased
     control    captions of pictures seen once, which the eraser did not see
     empty      the empty prompt, which draws memorized pictures unasked
+
+Mitigations are drawn with, too: as methods whose weights are the base model's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import TypeAdapter
 
 from pipeline.batches import batched
 from pipeline.detection.blank import is_blank
 from pipeline.detection.verdict import judge_generation, leaning
+from pipeline.errors import ConfigError
 from pipeline.generation.backend import DiffusionModel
 from pipeline.generation.memory import in_fitting_batches
 from pipeline.generation.seeds import hash63, image_seed, prompt_id
@@ -31,6 +35,8 @@ from pipeline.io.images import encode_png
 from pipeline.io.runfolder import DUPLICATES, FINDINGS, part_name
 from pipeline.io.shards import write_shard
 from pipeline.io.tables import write_rows
+from pipeline.mitigation.drawing import draw_mitigated
+from pipeline.mitigation.options import Mitigation, TransitionOptions, label
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.gallery import open_gallery
 from pipeline.stages.generate import sampling
@@ -44,6 +50,7 @@ from pipeline.stages.models import (
 from pipeline.stages.split import split_findings
 
 BASE = "base"
+_MITIGATION: TypeAdapter[Mitigation] = TypeAdapter(Mitigation)
 _JOBS_PER_PART = 256
 Row = dict[str, Any]
 
@@ -77,45 +84,58 @@ class Compared:
 
 
 def compared_models(context: Context) -> list[Compared]:
-    """The base model, which alone a LoRA of the configuration adapts, and each erased one.
-
-    None where nothing was erased.
-    """
+    """The base model and each erased one; none where nothing was erased."""
     models = erased_models(context)
     if not models:
         return []
-    base = Compared(BASE, model_fingerprint(context), model_inputs(context))
-    return [base] + [
+    return [_base(BASE, context)] + [
         Compared(method, sha256_once(folder), (relative(folder, context.run),))
         for method, folder in models.items()
     ]
 
 
+def _base(method: str, context: Context) -> Compared:
+    """The base model, which alone a LoRA of the configuration adapts."""
+    return Compared(method, model_fingerprint(context), model_inputs(context))
+
+
 def open_compared(part: Part, context: Context) -> DiffusionModel:
     """The model that `part` names: its first input, with params `method` and `model`."""
-    if part.params["method"] == BASE:
+    if part.params["method"] == BASE or part.params.get("mitigation") is not None:
         return open_audited(part, context)
     return open_model(context.path(part.inputs[0]), context, part.params["model"])
 
 
+def mitigations(context: Context) -> dict[str, Mitigation]:
+    """The ways to draw from the base model by their names; ConfigError for one of a model's."""
+    named = {label(options): options for options in context.config.verify.mitigations}
+    if taken := sorted(set(named) & set(erased_models(context))):
+        raise ConfigError(f"verify.mitigations: {taken[0]} is an erased model; give it a name")
+    return named
+
+
 def plan(context: Context) -> list[Part]:
-    """For each model one part a block of drawings; none where nothing was erased."""
-    models = compared_models(context)
-    if not models:
+    """For each model, and way to draw, one part a block of drawings; none without any of them."""
+    models, ways = compared_models(context), mitigations(context)
+    if not models and not ways:
         return []
+    _check(ways, context)
     jobs = _jobs(context)
     shared = (
         relative(context.findings / FINDINGS, context.run),
         relative(context.train / DUPLICATES, context.run),
     )
     parts = []
+    models = (models or [_base(BASE, context)]) + [_base(name, context) for name in ways]
     for model in models:
         for number, block in enumerate(batched(jobs, _JOBS_PER_PART)):
-            params = {
+            params: dict[str, Any] = {
                 "method": model.method,
                 "model": model.weights,
                 "jobs": [[job.arm, job.caption, job.target_group, job.number] for job in block],
             }
+            if model.method in ways:
+                params["mitigation"] = ways[model.method].model_dump(mode="json")
             name = f"{model.method}-{part_name(number)}"
             parts.append(Part(name, (*model.files, *shared), params))
     return parts
@@ -124,14 +144,20 @@ def plan(context: Context) -> list[Part]:
 def run(part: Part, context: Context) -> Outcome:
     """Draw one block with one model and judge each picture."""
     jobs = [_Job(*values) for values in part.params["jobs"]]
+    mitigation = part.params.get("mitigation")
     model = open_compared(part, context)
+    options = None if mitigation is None else _MITIGATION.validate_python(mitigation)
+    others = [] if options is None else _others(context)
     gallery = open_gallery(context)
     rows: list[Row] = []
     samples: list[Row] = []
 
     def draw(batch: Sequence[_Job]) -> np.ndarray:
-        seeds = [job.seed(context.config.seed) for job in batch]
-        return model.draw([job.caption for job in batch], seeds, sampling(context))
+        seeds, how = [job.seed(context.config.seed) for job in batch], sampling(context)
+        captions = [job.caption for job in batch]
+        if options is None:
+            return model.draw(captions, seeds, how)
+        return draw_mitigated(model, captions, seeds, how, options, others=others)
 
     for batch, pictures in in_fitting_batches(jobs, context.config.generate.batch_size, draw):
         seeds = [job.seed(context.config.seed) for job in batch]
@@ -146,6 +172,24 @@ def run(part: Part, context: Context) -> Outcome:
     write_shard(context.path(outputs[0]), samples)
     write_rows(context.path(outputs[1]), rows, schemas.REDRAWS)
     return Outcome(outputs, len(jobs), len(rows))
+
+
+def _check(ways: Mapping[str, Mitigation], context: Context) -> None:
+    """Raise ConfigError, before anything is drawn, for what cannot be drawn so."""
+    for name, options in ways.items():
+        if isinstance(options, TransitionOptions) and context.config.generate.guidance <= 1:
+            raise ConfigError(f"verify.mitigations: {name} needs generate.guidance above 1")
+        words = getattr(options, "words", None)
+        if words == "captions" and not _others(context):
+            raise ConfigError(
+                f"verify.mitigations: {name} has no captions of controls to draw from"
+            )
+
+
+def _others(context: Context) -> list[str]:
+    """Captions of which none is drawn here."""
+    rows = split_findings(context).retained
+    return [row["caption"] for row in rows if row["role"] == "control"]
 
 
 def _jobs(context: Context) -> list[_Job]:

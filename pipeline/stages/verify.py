@@ -5,6 +5,8 @@
     erased      they do not, and attacks fare as they do where there is nothing to bring back
     undecided   too few drawings, or attempts, to tell
 
+A mitigation, drawn from the base model's weights, is "suppressed" at best: nothing has left them.
+
 The rules for attacks are in pipeline/erasure/conclusion.py. Captions that were held out count where
 they drew the picture before. Beside the verdict a model may be `damaged`: `damage` says how, by the
 rules in pipeline/erasure/damage.py, and `collateral` has what they rest on. `kept_fall` is by how
@@ -23,7 +25,7 @@ from pipeline.detection.caption_verdict import is_most
 from pipeline.detection.intervals import difference, wilson
 from pipeline.detection.l2 import l2
 from pipeline.detection.verdict import HITS, Thresholds
-from pipeline.erasure.conclusion import Evidence, conclude
+from pipeline.erasure.conclusion import UNCHANGED, Evidence, conclude
 from pipeline.erasure.damage import NOT_MEASURED, Collateral, Limits, damages
 from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
@@ -35,7 +37,8 @@ from pipeline.io.tables import read_parts, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.attacked import Attacked
 from pipeline.stages.judging import limits_of
-from pipeline.stages.redraw import BASE, erased_models
+from pipeline.stages.models import model_fingerprint
+from pipeline.stages.redraw import BASE, erased_models, mitigations
 from pipeline.stages.spared import TABLES, Spared, as_json
 
 _PASSED = "passed"  # no caption draws; attacks say the rest
@@ -76,6 +79,19 @@ def run(part: Part, context: Context) -> Outcome:
         collateral = spared.collateral(method, own)
         said = _conclude(own, context, evidence, collateral, oracle=attacked.oracle)
         methods[method] = said | {"model_sha256": sha256}
+    for method, options in mitigations(context).items():
+        after = [row for row in drawings if row["method"] == method]
+        sha256 = model_fingerprint(context)
+        own = [
+            row | {"method": method, "attack": "none", "model_sha256": sha256}
+            for row in _by_caption(before, after, pictures, limits)
+        ]
+        rows += own
+        said = _conclude(own, context, (), spared.collateral(method, own), mitigated=True)
+        methods[method] = said | {
+            "model_sha256": sha256,
+            "mitigation": options.model_dump(mode="json"),
+        }
     write_rows(context.path(VERIFICATION), rows, schemas.VERIFICATION)
     text = json.dumps({"methods": methods}, indent=1, sort_keys=True, allow_nan=False)
     output = "verification.json"
@@ -140,14 +156,16 @@ def _conclude(
     collateral: Collateral = NOT_MEASURED,
     *,
     oracle: bool = False,
+    mitigated: bool = False,
 ) -> Row:
     config = context.config.verify
     arms = {arm: _pool([row for row in rows if row["arm"] == arm]) for arm in _arms(rows)}
     counted = [row for row in rows if _counts(row)]
     verdict, why = _verdict(_pool(counted), config.max_rate)
-    said = conclude(attacks, config.max_difference)
-    if verdict == _PASSED:
-        verdict, why = said.verdict, f"{why}; {said.why}"
+    said = UNCHANGED if mitigated else conclude(attacks, config.max_difference)
+    if verdict == _PASSED or mitigated:
+        verdict = said.verdict if verdict == _PASSED else verdict
+        why = f"{why}; {said.why}"
     control, kept = arms.get("control"), arms.get("kept")
     fall = _fall(kept) if kept is not None else None
     limits = Limits(config.max_drift_ratio, config.max_lost, config.max_loss_change)

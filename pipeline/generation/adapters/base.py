@@ -72,8 +72,13 @@ class Adapter:
 
     # Noise prediction.
 
-    def conditions(self, captions: Sequence[str], guidance: float) -> Conditions:
-        """What the network is told for captions, each embedded once however often it occurs."""
+    def conditions(self, captions: Sequence[str] | Conditions, guidance: float) -> Conditions:
+        """What the network is told for captions, each embedded once however often it occurs.
+
+        Conditions in their place are taken as they are.
+        """
+        if isinstance(captions, Conditions):
+            return captions
         distinct = list(dict.fromkeys(captions))
         place = {caption: row for row, caption in enumerate(distinct)}
         rows = torch.tensor([place[caption] for caption in captions])
@@ -110,7 +115,10 @@ class Adapter:
     # Drawing.
 
     def draw(
-        self, captions: Sequence[str], generators: Sequence[torch.Generator], how: Sampling
+        self,
+        captions: Sequence[str] | Conditions,
+        generators: Sequence[torch.Generator],
+        how: Sampling,
     ) -> npt.NDArray[np.float32]:
         """One picture a caption, (n, h, w, 3) in 0..1, with a CPU generator of its own."""
         arguments = {
@@ -127,10 +135,15 @@ class Adapter:
         return np.asarray(self.pipe(**known).images, np.float32)
 
     def arguments(
-        self, captions: Sequence[str], generators: Sequence[torch.Generator], how: Sampling
+        self,
+        captions: Sequence[str] | Conditions,
+        generators: Sequence[torch.Generator],
+        how: Sampling,
     ) -> dict[str, Any]:
         """What this pipeline's call is given beside what all take."""
         del generators
+        if isinstance(captions, Conditions):
+            self.refuse()
         return {
             "prompt": list(captions),
             "negative_prompt": [how.negative_prompt] * len(captions),
@@ -212,7 +225,10 @@ class LatentAdapter(Adapter):
         return noise.to(self.pipe.device, self.denoiser.dtype)
 
     def arguments(
-        self, captions: Sequence[str], generators: Sequence[torch.Generator], how: Sampling
+        self,
+        captions: Sequence[str] | Conditions,
+        generators: Sequence[torch.Generator],
+        how: Sampling,
     ) -> dict[str, Any]:
         """Conditions, each caption embedded once and the unconditional ones once for all."""
         text = self.conditions(captions, how.guidance)

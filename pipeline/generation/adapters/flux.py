@@ -104,7 +104,10 @@ class Flux(LatentAdapter):
         return scheduler.timesteps
 
     def arguments(
-        self, captions: Sequence[str], generators: Sequence[torch.Generator], how: Sampling
+        self,
+        captions: Sequence[str] | Conditions,
+        generators: Sequence[torch.Generator],
+        how: Sampling,
     ) -> dict[str, Any]:
         """Conditions of the captions, and of no caption where true guidance is asked for."""
         text = self.conditions(captions, how.guidance)

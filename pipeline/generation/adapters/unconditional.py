@@ -75,7 +75,10 @@ class Unconditional(Adapter):
         return latents * self._vae.config.scaling_factor
 
     def draw(
-        self, captions: Sequence[str], generators: Sequence[torch.Generator], how: Sampling
+        self,
+        captions: Sequence[str] | Conditions,
+        generators: Sequence[torch.Generator],
+        how: Sampling,
     ) -> npt.NDArray[np.float32]:
         """One picture a generator, (n, h, w, 3) in 0..1."""
         del captions
