@@ -260,9 +260,7 @@ def read_embeddings(
                 widths.setdefault(block.shape[1], run / part.vectors)
                 vectors.append(block[chosen])
                 ids.append(some[chosen])
-    if len(widths) > 1:
-        (wide, first), (narrow, second), *_ = widths.items()
-        raise ShardCorrupt(f"{first} is {wide} wide, {second} {narrow}; not of one encoder")
+    _require_one_width(widths)
     if not vectors:
         return np.zeros(0, np.int64), nothing
     all_ids, stacked = np.concatenate(ids), np.concatenate(vectors)
@@ -272,6 +270,46 @@ def read_embeddings(
         stacked = unit(stacked)
     order = np.argsort(all_ids, kind="stable")
     return all_ids[order], stacked[order]
+
+
+def map_embeddings(
+    run: Path, encoder: str, scratch: Path, *, among: npt.NDArray[np.int64] | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """All ids (n,) of an encoder, or those `among` some, ascending, and their vectors (n, d).
+
+    The vectors are as stored and lie mapped in the npy that is made at `scratch`; in memory is one
+    part at a time. Raises ShardCorrupt where parts differ in width.
+    """
+    files, changes = list_embedding_parts(run, encoder), _changes(run)
+    own = [_rekeyed_ids(run, file.name, _rows_of_part(run, file), changes) for file in files]
+    ids = np.sort(np.concatenate([np.zeros(0, np.int64), *own]))
+    if among is not None:
+        ids = ids[np.isin(ids, among, assume_unique=True)]
+    mapped: Any = None
+    widths: dict[int, Path] = {}
+    for file, of_part in zip(files, own, strict=True):
+        block = load_vectors(run / file.vectors, len(of_part))
+        if mapped is None or not len(mapped):  # a part without rows has no width of its own
+            shape = (len(ids) if len(block) else 0, block.shape[1])
+            mapped = np.lib.format.open_memmap(scratch, "w+", block.dtype, shape)
+        if not len(block):
+            continue
+        widths.setdefault(block.shape[1], run / file.vectors)
+        _require_one_width(widths)
+        chosen = np.isin(of_part, ids)
+        mapped[np.searchsorted(ids, of_part[chosen])] = block[chosen]
+    return ids, mapped
+
+
+def _require_one_width(widths: Mapping[int, Path]) -> None:
+    """`widths` names the first file of each width."""
+    if len(widths) > 1:
+        (wide, first), (narrow, second), *_ = widths.items()
+        raise ShardCorrupt(f"{first} is {wide} wide, {second} {narrow}; not of one encoder")
+
+
+def _rows_of_part(run: Path, file: EmbeddingPart) -> pa.Table:
+    return read_table(run / file.metadata, schemas.EMBEDDING_METADATA, columns=["image_id", "key"])
 
 
 def load_vectors(path: Path, rows: int, *, mapped: bool = False) -> npt.NDArray[Any]:
@@ -327,7 +365,7 @@ def _rekeyed_ids(
 ) -> npt.NDArray[np.int64]:
     """The ids of an embedding part; ingested ones were written before collisions were known."""
     ids: npt.NDArray[np.int64] = rows["image_id"].to_numpy()
-    if not changes:
+    if not changes or not len(ids):
         return ids
     table = read_table(run / image_part(part), schemas.IMAGES, columns=["shard"])
     shard = table["shard"][0].as_py()

@@ -16,21 +16,18 @@ import numpy.typing as npt
 import indexes
 from pipeline.config import joined_encoders
 from pipeline.encoders import metric_of
-from pipeline.io import schemas
 from pipeline.io.atomic import TEMPORARY_PREFIX, atomic_path
 from pipeline.io.runfolder import (
     REKEYED,
-    EmbeddingPart,
     count_accepted,
     hubs_file,
     image_part,
     list_embedding_parts,
     list_image_parts,
-    load_vectors,
+    map_embeddings,
     read_centres,
     read_hub_members,
 )
-from pipeline.io.tables import read_table
 from pipeline.runner.part import Context, Outcome, Part, Stage
 
 _ROWS_AT_ONCE = 1 << 16
@@ -84,7 +81,9 @@ def run(part: Part, context: Context) -> Outcome:
     outputs = cell_files(name)
     context.path(outputs[0]).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=context.run) as folder:
-        vectors, ids = _by_id(context, name, Path(folder, "by_id.npy"))
+        joined = np.setdiff1d(read_centres(context.run), read_hub_members(context.run, name))
+        scratch = Path(folder, "by_id.npy")
+        ids, vectors = map_embeddings(context.run, name, scratch, among=joined)
         cells = indexes.build_cells(
             vectors,
             ids,
@@ -102,32 +101,6 @@ def run(part: Part, context: Context) -> Outcome:
     return Outcome(outputs, len(ids), len(ids))
 
 
-def _by_id(
-    context: Context, name: str, scratch: Path
-) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int64]]:
-    """The vectors of all centres in the order of their ids, on disk at `scratch`, and the ids."""
-    centres = np.setdiff1d(read_centres(context.run), read_hub_members(context.run, name))
-    files = list_embedding_parts(context.run, name)
-    present = [_ids(context.run, file) for file in files]
-    ids = np.sort(np.concatenate(present))
-    ids = ids[np.isin(ids, centres, assume_unique=True)]
-    vectors: Any = None
-    for file, own in zip(files, present, strict=True):
-        block = load_vectors(context.run / file.vectors, len(own))
-        if vectors is None:
-            shape = (len(ids), block.shape[1])
-            vectors = np.lib.format.open_memmap(scratch, "w+", np.float16, shape)
-        chosen = np.isin(own, ids)
-        vectors[np.searchsorted(ids, own[chosen])] = block[chosen]
-    return vectors, ids
-
-
-def _ids(run: Path, file: EmbeddingPart) -> npt.NDArray[np.int64]:
-    table = read_table(run / file.metadata, schemas.EMBEDDING_METADATA, columns=["image_id"])
-    ids: npt.NDArray[np.int64] = table["image_id"].to_numpy()
-    return ids
-
-
 def _write(path: Path, rows: npt.NDArray[Any], order: npt.NDArray[np.int64]) -> None:
     with atomic_path(path) as temporary:
         shape = (len(order), *rows.shape[1:])
@@ -138,4 +111,4 @@ def _write(path: Path, rows: npt.NDArray[Any], order: npt.NDArray[np.int64]) -> 
         written.flush()
 
 
-STAGE = Stage("cells", 2, ("pairs", "embed"), plan, run)
+STAGE = Stage("cells", 3, ("pairs", "embed"), plan, run)

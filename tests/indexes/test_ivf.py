@@ -106,3 +106,29 @@ def test_cosine_lists_have_centres_of_norm_one(clusters, some_ids):
     quantizer = faiss.downcast_index(indexes.nearest.inner_index(index.faiss_index).quantizer)
     norms = np.linalg.norm(quantizer.reconstruct_n(0, 8), axis=1)
     assert norms == pytest.approx(np.ones(8), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["f2", "f4"])
+@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat"])
+def test_mapped_vectors_are_scaled_and_found_like_vectors_in_memory(
+    factory, kind, clusters, some_ids, tmp_path
+):
+    vectors, ids = 3 * clusters(2000, 24), some_ids(2000)
+    np.save(tmp_path / "vectors.npy", vectors.astype(kind))
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    built = build(mapped, ids, metric="cosine", factory=factory, nprobe=16, normalise=True)
+    wide = vectors.astype(kind).astype(np.float64)
+    wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+    scores, found = built.search(wide[:40].astype(np.float32), 5)
+    products = wide[:40] @ wide.T
+    best = np.argsort(-products, axis=1)[:, :5]
+    assert np.allclose(scores, np.take_along_axis(products, best, 1), atol=2e-6)
+    assert np.array_equal(found[:, 0], ids[best[:, 0]])
+
+
+def test_mapped_halves_that_are_not_finite_are_refused(clusters, some_ids):
+    halves = clusters(300, 12).astype(np.float16)
+    halves[7, 7] = np.inf
+    for metric in ("l2", "cosine"):
+        with pytest.raises(NonFiniteVectors):
+            build(halves, some_ids(300), metric=metric, factory="Flat", normalise=True)
