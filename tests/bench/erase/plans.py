@@ -1,7 +1,7 @@
 """What is erased with, how much of it, and how it is looked at afterwards."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
@@ -44,14 +44,13 @@ class Budget:
     attack_iterations: int = ATTACKS["embedding"]["iterations"]
     unseen: int = 16
     margin: float = 0.05
-    attack: dict[str, Any] = field(default_factory=lambda: {**ATTACKS["embedding"]})
 
     def embedding(self, targets: int) -> dict[str, Any]:
         """The attack on each of so many targets."""
         attempts = self.attempts or ceil(attempts_needed(self.margin) / targets)
         return {
             "kind": "embedding",
-            **self.attack,
+            **ATTACKS["embedding"],
             "iterations": self.attack_iterations,
             "attempts": attempts,
         }

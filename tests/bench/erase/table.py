@@ -9,7 +9,7 @@ from tests.bench.audit.measures import Rate
 from tests.bench.erase.measures import Change, Figures
 from tests.bench.erase.runs import Cost
 
-WIDTH = 200
+WIDTH = 214
 NOTES = (
     "fresh, held out: drawings of the targets' captions, trained on or not, that show their "
     "picture, by the audit's rule with fresh seeds; held out only captions that drew it before. "
@@ -21,7 +21,8 @@ NOTES = (
     "captions that show another training picture.",
     "drift: change of drawings of control captions in units of the difference between two seeds; "
     "loss: relative change of the denoising loss on control pictures. Both by resampling captions "
-    "or pictures; rates have Wilson's intervals.",
+    "or pictures; rates have Wilson's intervals, which take drawings of one caption for "
+    "independent and are too narrow where few pictures are erased.",
     "s, passes: wall seconds of `erase` with the start of its process, and passes of one picture "
     "through the UNet, backward ones as one. peak: the whole process, libraries and all.",
 )
