@@ -93,6 +93,19 @@ def test_the_attack_is_beside_pictures_never_seen(run):
     assert erased.above.interval[0] < 0.5 < erased.above.interval[1]
 
 
+def test_an_oracle_takes_the_place_of_unseen_pictures_on_both_sides(run):
+    rows = [
+        verified("trained", 1, 4, 1),
+        verified("target", 1, 4, 2, attack="embedding-other"),
+        verified("oracle", 1, 4, 1, attack="embedding-other"),  # beside the base, which had 4
+        verified("unseen", None, 3, 3, attack="embedding-other"),
+    ]
+    write_rows(run / "verification.parquet", rows, schemas.VERIFICATION)
+    base, erased = measures.read_figures(run, [METHOD], 1)
+    assert counted(base.floor) == counted(erased.floor) == (1, 4)
+    assert (base.above.value, erased.above.value) == (0.75, 0.25)
+
+
 def test_drift_is_a_ratio_of_sums_and_the_loss_is_verifys_own(run):
     _, erased = measures.read_figures(run, [METHOD], 2)
     assert erased.drift.value == pytest.approx(0.4 / 0.4)
