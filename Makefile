@@ -17,7 +17,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint type unit coverage clean
-.PHONY: bench bench-peers bench-dedup bench-placeholders bench-cost bench-gpu bench-audit
+.PHONY: bench bench-peers bench-dedup bench-placeholders bench-cost bench-gpu bench-audit bench-erase
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,9 @@ bench-gpu: $(READY)  ## join and embedding on a GPU; BENCH="--rows 1000000" for 
 
 bench-audit: $(READY)  ## is the verdict right: models whose memorization is known; BENCH="--jobs 2"
 	$(PY) -m tests.bench.audit $(BENCH)
+
+bench-erase: $(READY)  ## what each eraser takes away, and at what cost; BENCH="--targets 1 4 16"
+	$(PY) -m tests.bench.erase $(BENCH)
 
 bench-placeholders: $(READY)  ## a set of which half is one placeholder: time, memory, exponent
 	$(PY) -m tests.bench.placeholders

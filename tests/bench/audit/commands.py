@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench.processes import watch
+from tests.bench.processes import Finished, watch
 
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 
@@ -15,8 +15,15 @@ def run_cli(arguments: Sequence[str], out: Path) -> float:
 
     Raises RuntimeError with its last line where it fails.
     """
-    command = [sys.executable, "-m", "pipeline", *arguments, "--out", str(out)]
+    return watch_cli(arguments, out).seconds
+
+
+def watch_cli(
+    arguments: Sequence[str], out: Path, program: Sequence[str] = ("pipeline",)
+) -> Finished:
+    """The same, with all that is known of the process; `program` is a module and what it takes."""
+    command = [sys.executable, "-m", *program, *arguments, "--out", str(out)]
     done = watch(command, os.environ | _ENVIRONMENT)
     if done.status not in (0, 2):
         raise RuntimeError(f"unmemorize {arguments[0]}: exit {done.status}: {done.why}")
-    return done.seconds
+    return done

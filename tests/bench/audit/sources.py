@@ -40,8 +40,13 @@ class Picture:
 
 def open_source(name: str) -> list[Picture]:
     """The distinct pictures of `clipart`, of `scenes`, or of a folder of photographs."""
+    return _distinct(every_picture(name))
+
+
+def every_picture(name: str) -> Iterator[Picture]:
+    """All pictures of a source, near ones and those with captions of any length, too."""
     found = {"clipart": _clipart, "scenes": _scenes}.get(name)
-    return _distinct(found() if found else _photos(Path(name)))
+    return found() if found else _photos(Path(name))
 
 
 def thumbnails(pictures: Sequence[Picture]) -> Thumbnails:
