@@ -9,19 +9,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn.functional import normalize
 
 from pipeline.batches import batched
-from pipeline.detection.blank import is_blank
 from pipeline.detection.verdict import Verdict, judge_generation
 from pipeline.erasure.targets import Pictures, no_pictures
 from pipeline.generation.backend import DiffusionModel
 from pipeline.generation.seeds import hash63
 from pipeline.runner.part import Context
+from pipeline.stages.drawn import seen_in
 from pipeline.stages.gallery import Gallery
 from pipeline.stages.generate import sampling
-from pipeline.stages.judging import gather, limits_of
+from pipeline.stages.judging import limits_of
 
 _CAPTIONS = 8
 _EACH = 2
@@ -71,11 +70,8 @@ def nearest_captions(
 
 def _are_copies(drawn: Pictures, gallery: Gallery, context: Context) -> list[bool]:
     """Whether each drawing shows a training picture, may show one, or shows nothing."""
-    limits, blank = limits_of(context), is_blank(drawn)
-    matches = gallery.measure([Image.fromarray(picture) for picture in drawn])
-    copies = []
-    for i, rows in enumerate(matches):
-        evidence = gather({"generation_id": i, "status": "ok"}, rows, searched=True)
-        verdict = judge_generation(evidence, limits).verdict
-        copies.append(bool(blank[i]) or verdict != Verdict.NONE)
-    return copies
+    limits = limits_of(context)
+    return [
+        evidence.blank or judge_generation(evidence, limits).verdict is not Verdict.NONE
+        for evidence, _ in seen_in(drawn, gallery)
+    ]

@@ -8,14 +8,10 @@ training and of `verify`, which judges with captions that nothing here sees.
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from pipeline.batches import batched
-from pipeline.detection.blank import is_blank
 from pipeline.detection.intervals import wilson
 from pipeline.detection.verdict import HITS, judge_generation
 from pipeline.erasure.attacks.budgets import EmbeddingBudget
@@ -23,14 +19,15 @@ from pipeline.erasure.attacks.run import run_attack
 from pipeline.erasure.attacks.subject import Subject
 from pipeline.erasure.conclusion import Tally, attempts_needed
 from pipeline.erasure.looks import Look, Looks
-from pipeline.erasure.targets import Target
+from pipeline.erasure.targets import Pictures, Target
 from pipeline.erasure.trajectories import Walk
 from pipeline.generation.backend import DiffusionModel
 from pipeline.generation.seeds import hash63
 from pipeline.runner.part import Context
+from pipeline.stages.drawn import seen_in
 from pipeline.stages.gallery import Gallery
 from pipeline.stages.generate import sampling
-from pipeline.stages.judging import gather, limits_of
+from pipeline.stages.judging import limits_of
 from pipeline.stages.split import Split
 
 _MAX_KEPT = 48
@@ -114,13 +111,11 @@ def _attacked(
     return Tally(n, hits)
 
 
-def _shown(drawn: Any, gallery: Gallery, context: Context) -> list[int | None]:
+def _shown(drawn: Pictures, gallery: Gallery, context: Context) -> list[int | None]:
     """The group of the training picture that each drawing (n, h, w, 3) shows, None for none."""
-    limits, blank = limits_of(context), np.asarray(is_blank(drawn))
+    limits = limits_of(context)
     found: list[int | None] = []
-    for i, rows in enumerate(gallery.measure([Image.fromarray(picture) for picture in drawn])):
-        status = "rejected" if blank[i] else "ok"
-        evidence = gather({"generation_id": i, "status": status}, rows, searched=True)
+    for evidence, _ in seen_in(drawn, gallery):
         judged = judge_generation(evidence, limits)
         image = judged.image_id if judged.verdict in HITS else None
         found.append(None if image is None else gallery.group_of.get(image))

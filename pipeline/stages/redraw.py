@@ -19,11 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pydantic import TypeAdapter
 
 from pipeline.batches import batched
-from pipeline.detection.blank import is_blank
 from pipeline.detection.verdict import judge_generation, leaning
 from pipeline.errors import ConfigError
 from pipeline.generation.backend import DiffusionModel
@@ -38,9 +36,10 @@ from pipeline.io.tables import write_rows
 from pipeline.mitigation.drawing import draw_mitigated
 from pipeline.mitigation.options import Mitigation, TransitionOptions, label
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.stages.drawn import Seen, seen_in
 from pipeline.stages.gallery import open_gallery
 from pipeline.stages.generate import sampling
-from pipeline.stages.judging import gather, limits_of
+from pipeline.stages.judging import limits_of
 from pipeline.stages.models import (
     model_fingerprint,
     model_inputs,
@@ -160,14 +159,10 @@ def run(part: Part, context: Context) -> Outcome:
         return draw_mitigated(model, captions, seeds, how, options, others=others)
 
     for batch, pictures in in_fitting_batches(jobs, context.config.generate.batch_size, draw):
-        seeds = [job.seed(context.config.seed) for job in batch]
-        blank = is_blank(pictures)
-        matches = gallery.measure([Image.fromarray(picture) for picture in pictures])
-        for i, job in enumerate(batch):
-            found = [] if blank[i] else matches[i]
-            row = _judge(job, part.params["method"], seeds[i], found, bool(blank[i]), context)
+        for job, picture, seen in zip(batch, pictures, seen_in(pictures, gallery), strict=True):
+            row = _judge(job, part.params["method"], seen, context)
             rows.append(row | {"group_id": gallery.group_of.get(row["image_id"])})
-            samples.append({"__key__": row["key"], "png": encode_png(pictures[i])})
+            samples.append({"__key__": row["key"], "png": encode_png(picture)})
     outputs = (f"redraws/{part.name}.tar", f"redraws/part-{part.name}.parquet")
     write_shard(context.path(outputs[0]), samples)
     write_rows(context.path(outputs[1]), rows, schemas.REDRAWS)
@@ -209,12 +204,10 @@ def _jobs(context: Context) -> list[_Job]:
     return jobs + [_Job("empty", "", None, number) for number in range(config.empty_prompt)]
 
 
-def _judge(
-    job: _Job, method: str, seed: int, matches: list[Row], blank: bool, context: Context
-) -> Row:
+def _judge(job: _Job, method: str, seen: Seen, context: Context) -> Row:
+    seed = job.seed(context.config.seed)
     redraw_id = hash63("redraw", method, job.arm, job.caption, seed)
-    generation = {"generation_id": redraw_id, "status": "rejected" if blank else "ok"}
-    evidence = gather(generation, matches, searched=True)
+    evidence, matches = seen
     limits = limits_of(context)
     judged, leans_to = judge_generation(evidence, limits), leaning(evidence, limits)
     nearest = next(iter(matches), {})
