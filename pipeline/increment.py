@@ -5,7 +5,7 @@ that one of its shards has, since names go into image ids: two data sets may wel
 files and keys.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -34,15 +34,29 @@ def first_number(context: Context) -> int:
     return 0 if before is None else 1 + max(map(int, list_image_parts(before.run)))
 
 
-def refuse_known(own: Sequence[Path], old: Sequence[Path], run: Path) -> None:
-    """Raise UsageError for a file that the run `run` was made of."""
-    known = {path.resolve() for path in old}
-    for path in own:
+def after_earlier(
+    own: list[_File], files_of: Callable[[Context], list[_File]], context: Context
+) -> list[_File]:
+    """The files of this run, behind those (`files_of`) of the run that it is added to, if any.
+
+    Raises UsageError for one that the earlier run was made of.
+    """
+    before = previous(context)
+    if before is None:
+        return own
+    old = files_of(before)
+    known = {_place(file).resolve() for file in old}
+    for path in map(_place, own):
         if path.resolve() in known:
-            raise UsageError(f"{path}: is in {run} already; give new shards only")
+            raise UsageError(f"{path}: is in {before.run} already; give new shards only")
+    return old + _renumbered(own, before.run)
 
 
-def renumbered(files: Sequence[_File], run: Path) -> list[_File]:
+def _place(file: Shard | VectorFile) -> Path:
+    return file.path if isinstance(file, Shard) else file.vectors
+
+
+def _renumbered(files: Sequence[_File], run: Path) -> list[_File]:
     """The files with numbers and names that the run `run` does not have."""
     parts = list_image_parts(run)
     first, taken = 1 + max(map(int, parts)), set()

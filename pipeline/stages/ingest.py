@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.config import GIVEN
 from pipeline.errors import ShardCorrupt
 from pipeline.generation.seeds import normalize_caption
-from pipeline.increment import first_number, previous, refuse_known, renumbered
+from pipeline.increment import after_earlier, first_number
 from pipeline.io import schemas
 from pipeline.io.runfolder import ACCEPTED, EmbeddingPart, image_part, part_name
 from pipeline.io.tables import table_from_columns, write_table
@@ -58,12 +58,8 @@ def plan(context: Context) -> list[Part]:
 
 def vector_files_of(context: Context) -> list[VectorFile]:
     """The files of vectors, those of the run that this one was added to first."""
-    own, before = find_vector_files(context.config.dataset.shards), previous(context)
-    if before is None:
-        return own
-    old = vector_files_of(before)
-    refuse_known([file.vectors for file in own], [file.vectors for file in old], before.run)
-    return [*old, *renumbered(own, before.run)]
+    own = find_vector_files(context.config.dataset.shards)
+    return after_earlier(own, vector_files_of, context)
 
 
 def own_vector_files(context: Context) -> list[VectorFile]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pipeline.batches import batched
 from pipeline.errors import ImageRejected, MissingInput, ShardCorrupt
 from pipeline.generation.seeds import hash63, normalize_caption
-from pipeline.increment import first_number, previous, refuse_known, renumbered
+from pipeline.increment import after_earlier, first_number
 from pipeline.io import schemas
 from pipeline.io.images import EXTENSIONS, ImageLimits, decode
 from pipeline.io.remote import is_remote
@@ -80,12 +80,7 @@ def shards_of(context: Context) -> list[Shard]:
         if not copied:
             raise MissingInput(f"{context.run}: no shard was fetched; run the stage fetch first")
         local += copied
-    own, before = find_shards(local), previous(context)
-    if before is None:
-        return own
-    old = shards_of(before)
-    refuse_known([shard.path for shard in own], [shard.path for shard in old], before.run)
-    return [*old, *renumbered(own, before.run)]
+    return after_earlier(find_shards(local), shards_of, context)
 
 
 def own_shards(context: Context) -> list[Shard]:
