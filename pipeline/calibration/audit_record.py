@@ -1,17 +1,14 @@
 """calibration.json of `calibrate audit`: thresholds by model fingerprint, and what they rest on."""
 
-import json
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
-from pipeline.calibration.record import Rate, read_record
+from pipeline.calibration.record import Rate, Record, read_record
 from pipeline.config import Count, Fraction, Section
 from pipeline.detection.intervals import upper_bound
 from pipeline.detection.posterior import Belief, Reference
 from pipeline.errors import ConfigError
-from pipeline.io.atomic import write_bytes
 
 
 class Controls(Section):
@@ -64,16 +61,10 @@ class ModelCalibration(Section):
         return None if found is None else Reference(found.centre, found.deviation)
 
 
-class AuditCalibration(Section):
+class AuditCalibration(Record):
     """The file."""
 
-    version: Literal[1] = 1
     models: dict[str, ModelCalibration]
-
-    def save(self, path: Path) -> None:
-        """Write the file atomically, the same bytes for the same values."""
-        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
-        write_bytes(path, text.encode())
 
     def of_model(self, fingerprint: str, *, source: Path) -> ModelCalibration:
         """A model's entry; raises ConfigError where there is none."""

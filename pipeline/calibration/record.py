@@ -54,20 +54,25 @@ class EncoderThreshold(Section):
     worst: tuple[FalsePair, ...] = ()
 
 
-class Calibration(Section):
-    """The file. `left_out` counts pictures of the sample that were not used, by reason."""
+class Record(Section):
+    """A file of calibrations."""
 
     version: Literal[1] = 1
-    seed: int = Natural
-    originals: Count
-    edited: Count
-    left_out: dict[str, int] = Field(default_factory=dict)
-    encoders: dict[str, EncoderThreshold]
 
     def save(self, path: Path) -> None:
         """Write the file atomically, the same bytes for the same values."""
         text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
         write_bytes(path, text.encode())
+
+
+class Calibration(Record):
+    """The file. `left_out` counts pictures of the sample that were not used, by reason."""
+
+    seed: int = Natural
+    originals: Count
+    edited: Count
+    left_out: dict[str, int] = Field(default_factory=dict)
+    encoders: dict[str, EncoderThreshold]
 
     def threshold(self, name: str, fingerprint: str, *, source: Path) -> EncoderThreshold:
         """An encoder's entry. Raises ConfigError where there is none, or no threshold in it."""
@@ -91,7 +96,7 @@ def read_calibration(path: Path) -> Calibration:
     return read_record(path, Calibration, "calibrate dedup")
 
 
-R = TypeVar("R", bound=Section)
+R = TypeVar("R", bound=Record)
 
 
 def read_record(path: Path, kind: type[R], command: str) -> R:
