@@ -6,7 +6,6 @@ Kept for provenance: the result is in assets/vae. An AutoencoderKL that takes 32
 The shipped pictures come back with an RMS of 0.030 on average, 0.080 at most.
 """
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from diffusers import AutoencoderKL
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 
-from pipeline.demo.muon import muon_and_adamw
+from pipeline.demo.muon import muon_and_adamw, warm_cosine
 from pipeline.demo.shards import decode, read_shards, thumbnail
 
 ASSETS = Path(__file__).parent / "assets"
@@ -71,7 +70,7 @@ def _view(
 
 def _train(vae: AutoencoderKL, data: torch.Tensor) -> None:
     optimizers = muon_and_adamw(vae, MUON_RATE, ADAMW_RATE)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, _warm_cosine) for o in optimizers]
+    schedules = [warm_cosine(optimizer, STEPS, floor=0.01) for optimizer in optimizers]
     for step in range(STEPS):
         x = data[torch.randint(len(data), (BATCH,))]
         posterior = vae.encode(x).latent_dist
@@ -85,10 +84,6 @@ def _train(vae: AutoencoderKL, data: torch.Tensor) -> None:
             schedule.step()
         if step % 200 == 0:
             print(f"step {step}: loss {loss.item():.4f}", flush=True)
-
-
-def _warm_cosine(step: int) -> float:
-    return min(1, (step + 1) / 50) * (0.01 + 0.99 * (1 + math.cos(math.pi * step / STEPS)) / 2)
 
 
 if __name__ == "__main__":

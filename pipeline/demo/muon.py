@@ -12,6 +12,7 @@ reproduces after 16 copies from 9 % to 77 %. torch.optim.Muon refuses convolutio
 matrices of shape (out, in * height * width).
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 NOT_HIDDEN = ("embed", "conv_in", "conv_out")
 QUINTIC = (3.4445, -4.7750, 2.0315)
 STEPS = 5
+WARM_UP = 50
 
 
 def orthogonal(u: Tensor) -> Tensor:
@@ -76,3 +78,15 @@ def muon_and_adamw(
     others = [weight for name, weight in model.named_parameters() if name not in hidden]
     adamw = torch.optim.AdamW(others, lr=adamw_rate, betas=(0.9, 0.99), fused=True)
     return [Muon(hidden.values(), lr=muon_rate), adamw]
+
+
+def warm_cosine(
+    optimizer: torch.optim.Optimizer, steps: int, floor: float = 0.0
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Rates that rise for WARM_UP steps and fall along a half cosine, to a share `floor`."""
+
+    def share(step: int) -> float:
+        falling = (1 + math.cos(math.pi * step / steps)) / 2
+        return min(1.0, (step + 1) / WARM_UP) * (floor + (1 - floor) * falling)
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)

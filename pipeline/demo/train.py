@@ -10,7 +10,6 @@ The result is a plain StableDiffusionPipeline folder in fp32. Steps, not time, a
 shards, steps, seed and threads give equal weights.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,13 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from pipeline.demo.muon import muon_and_adamw
+from pipeline.demo.muon import muon_and_adamw, warm_cosine
 from pipeline.demo.shards import decode, read_shards, thumbnail
 
 ASSETS = Path(__file__).parent / "assets"
 WIDTH = 64
 CAPTION_DROPOUT = 0.15
-MUON_RATE, ADAMW_RATE, WARM_UP = 0.02, 2e-3, 50
+MUON_RATE, ADAMW_RATE = 0.02, 2e-3
 EMA_DECAY = 0.995
 MAX_GRAD_NORM = 1.0
 
@@ -104,9 +103,7 @@ def _fit(
     generator = torch.Generator().manual_seed(torch.initial_seed())
     averaged = deepcopy(model).requires_grad_(False).eval()
     optimizers = muon_and_adamw(model, MUON_RATE, ADAMW_RATE)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda i: _warm_cosine(i, steps)) for o in optimizers
-    ]
+    schedules = [warm_cosine(optimizer, steps) for optimizer in optimizers]
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     for step in range(steps):
         x0, tokens = next(batches)
@@ -162,10 +159,6 @@ def _velocity_loss(
     text = model["text_encoder"](tokens).last_hidden_state
     v = model["unet"](signal * x0 + noise * e, t, text).sample
     return F.mse_loss(v, signal * e - noise * x0)
-
-
-def _warm_cosine(step: int, steps: int) -> float:
-    return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 @torch.no_grad()

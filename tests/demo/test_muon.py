@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.demo.muon import Muon, muon_and_adamw, orthogonal
+from pipeline.demo.muon import WARM_UP, Muon, muon_and_adamw, orthogonal, warm_cosine
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16), (1, 8, 8)])
@@ -59,3 +59,17 @@ def test_every_weight_has_exactly_one_optimizer():
     owned = [[p for g in o.param_groups for p in g["params"]] for o in (muon, adamw)]
     assert [id(p) for p in owned[0]] == [id(model["mid"].weight)]
     assert sorted(map(id, owned[0] + owned[1])) == sorted(map(id, model.parameters()))
+
+
+def test_rates_rise_and_fall_to_the_floor():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedule = warm_cosine(optimizer, 1000, floor=0.1)
+    rates = []
+    for _ in range(1001):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(0.5 / WARM_UP)
+    assert max(rates) == rates[WARM_UP - 1] == pytest.approx(0.5, rel=0.01)
+    assert rates[500] == pytest.approx(0.5 * 0.55)  # half way, half way to the floor
+    assert rates[1000] == pytest.approx(0.05)

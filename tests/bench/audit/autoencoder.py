@@ -4,14 +4,13 @@ The demo's autoencoder knows Open Clip Art; other pictures come back blurred, an
 drawn cannot be reproduced. The objective is that of pipeline/demo/make_vae.py.
 """
 
-import math
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
-from pipeline.demo.muon import muon_and_adamw
+from pipeline.demo.muon import muon_and_adamw, warm_cosine
 from pipeline.demo.train import ASSETS
 from tests.bench.audit.sources import Picture, thumbnails
 
@@ -25,6 +24,7 @@ def fit_autoencoder(pictures: list[Picture], out: Path, steps: int) -> float:
     data = torch.from_numpy(thumbnails(pictures)).permute(0, 3, 1, 2) * 2 - 1
     vae = AutoencoderKL.from_pretrained(ASSETS / "vae", torch_dtype=torch.float32)
     optimizers = muon_and_adamw(vae, MUON_RATE, ADAMW_RATE)
+    schedules = [warm_cosine(optimizer, steps) for optimizer in optimizers]
     for step in range(steps):
         x = data[torch.randint(len(data), (BATCH,))]
         flipped = torch.rand(len(x), 1, 1, 1) < 0.5
@@ -35,11 +35,9 @@ def fit_autoencoder(pictures: list[Picture], out: Path, steps: int) -> float:
         vae.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        warm = min(1.0, (step + 1) / 50) * (1 + math.cos(math.pi * step / steps)) / 2
-        for optimizer, rate in zip(optimizers, (MUON_RATE, ADAMW_RATE), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * warm
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
+            schedule.step()
         if step % 100 == 0:
             print(f"autoencoder, step {step} of {steps}: loss {loss.item():.4f}", flush=True)
     with torch.no_grad():

@@ -5,7 +5,6 @@ five minutes. Drawings are compared with every picture of the set by the adaptiv
 et al. 2023, section 5: extracted where l2(x, y) < 0.5 x the mean l2 to the 50 nearest pictures.
 """
 
-import math
 from copy import deepcopy
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch.nn import functional as F
 
-from pipeline.demo.muon import muon_and_adamw
+from pipeline.demo.muon import muon_and_adamw, warm_cosine
 from pipeline.demo.shards import decode, read_shards, thumbnail
 from pipeline.detection.adaptive_l2 import adaptive_l2
 from pipeline.detection.l2 import pairwise_l2
@@ -54,6 +53,7 @@ def train(pictures: Pictures, out: Path, steps: int, seed: int) -> None:
     scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
     averaged = deepcopy(unet).requires_grad_(False).eval()
     optimizers = muon_and_adamw(unet, MUON_RATE, ADAMW_RATE)
+    schedules = [warm_cosine(optimizer, steps) for optimizer in optimizers]
     for step in range(steps):
         x0 = data[torch.randint(len(data), (BATCH,))]
         t, e = torch.randint(1000, (BATCH,)), torch.randn_like(x0)
@@ -62,11 +62,9 @@ def train(pictures: Pictures, out: Path, steps: int, seed: int) -> None:
         unet.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        warm = min(1.0, (step + 1) / 50) * (1 + math.cos(math.pi * step / steps)) / 2
-        for optimizer, rate in zip(optimizers, (MUON_RATE, ADAMW_RATE), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * warm
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
+            schedule.step()
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(averaged.parameters()), list(unet.parameters()), 1 - decay)
