@@ -14,10 +14,11 @@ from pipeline.encoders import build_encoder
 from pipeline.io import schemas
 from pipeline.io.images import decode
 from pipeline.io.runfolder import CLUSTERS
-from pipeline.io.shards import iterate_samples
+from pipeline.io.shards import iterate_samples, picture_bytes
 from pipeline.io.tables import read_rows, write_rows
 from pipeline.runner.merge import merge_stage
 from pipeline.runner.part import Context, Outcome, Part, Stage
+from pipeline.stages.scan import image_limits
 
 Row = dict[str, Any]
 
@@ -40,9 +41,11 @@ def run(part: Part, context: Context) -> Outcome:
     rows = read_rows(context.path(part.inputs[1]), schemas.GENERATIONS)
     shown = {row["key"] for row in rows if row["status"] == "ok"}
     vectors: dict[str, Any] = {}
+    limits = image_limits(context)
     samples = iterate_samples(context.path(part.inputs[0]), shown)
     for batch in batched(samples, context.config.embed.batch_size):
-        found = encoder.encode([decode(sample["png"]) for sample in batch]).vectors
+        pictures = [decode(picture_bytes(sample), limits) for sample in batch]
+        found = encoder.encode(pictures).vectors
         vectors |= zip((sample["__key__"] for sample in batch), found, strict=True)
     by_prompt: dict[Any, list[Row]] = {}
     for row in sorted(rows, key=lambda row: int(row["generation_id"])):

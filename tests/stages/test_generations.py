@@ -212,6 +212,19 @@ def test_without_a_training_run_nothing_is_matched_and_the_rest_runs(tmp_path):
     assert "No training picture was drawn" not in page and "no training set" in page.lower()
 
 
+def test_pictures_of_any_format_are_clustered(tmp_path):
+    folder = tmp_path / "g"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.jpg").write_bytes(jpeg(picture(5), 90 - number))
+        (folder / f"{number}.txt").write_text("the same three times")
+    clusters = ("--set", "clusters={encoder: lite0, eps: 0.1, min_size: 3}")
+    code, said = audit(folder, None, tmp_path / "run", *clusters)
+    assert code == 0, said
+    (finding,) = rows(tmp_path / "run/findings.parquet")
+    assert finding["density_cluster_size"] == 3
+
+
 def test_a_class_name_is_no_caption(train, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.stages.collect.MOST_OF_A_CAPTION", 4)
     (tmp_path / "g").mkdir()
