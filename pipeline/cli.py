@@ -463,8 +463,8 @@ def main() -> NoReturn:
     except UnmemorizeError as error:
         _say(str(error))
         sys.exit(error.exit_code)
-    except OSError as error:
-        if not (is_disk_full(error) or isinstance(error, PermissionError)):
+    except OSError as error:  # one that names a file is about what was given; others are defects
+        if not (error.filename or is_disk_full(error) or isinstance(error, PermissionError)):
             raise
         _say(f"{error.filename or 'disk'}: {error.strerror or error}")
         sys.exit(3 if is_disk_full(error) else 1)

@@ -82,6 +82,8 @@ def test_shards_without_a_single_picture_are_done_with_code_2(tmp_path, encoder)
             ["erase", "--model", "m", "--concept", "a", "--method", "esd-gt", "--out", "x"],
             "needs pictures",
         ),
+        (["configs", "cp", "demo", "/nowhere/deep/x.yaml"], "/nowhere/deep/x.yaml: No such file"),
+        (["run", "a" * 300, "--out", "x"], "File name too long"),
         (["dedup", "--bogus"], "No such option"),
         (["frobnicate"], "No such command"),
     ],
