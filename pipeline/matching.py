@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.batches import batched
 from pipeline.detection.blank import is_blank
-from pipeline.detection.verdict import GenerationVerdict, judge_generation
+from pipeline.detection.verdict import judge_generation
 from pipeline.errors import ImageRejected, MissingInput
 from pipeline.generation.seeds import hash63
 from pipeline.io.images import decode, to_square
@@ -18,8 +17,6 @@ from pipeline.stages.gallery import Gallery, open_gallery
 from pipeline.stages.judging import gather, thresholds
 from pipeline.terminal import printable
 
-_BATCH = 32
-
 
 def match_pictures(paths: Sequence[Path], train: Path, *, as_json: bool) -> Iterator[str]:
     """One line a picture, in order: its verdict and nearest training picture, or why not."""
@@ -27,10 +24,9 @@ def match_pictures(paths: Sequence[Path], train: Path, *, as_json: bool) -> Iter
         raise MissingInput(f"{train}: no {DUPLICATES}; give the --out of `dedup`")
     context = Context(train, read_run_config(train))
     gallery = open_gallery(context)
-    for batch in batched(paths, _BATCH):
-        for path in batch:
-            row = _match(path, gallery, context)
-            yield json.dumps(row, sort_keys=True) if as_json else _line(row)
+    for path in paths:
+        row = _match(path, gallery, context)
+        yield json.dumps(row, sort_keys=True) if as_json else _line(row)
 
 
 def _match(path: Path, gallery: Gallery, context: Context) -> dict[str, Any]:
@@ -49,9 +45,8 @@ def _match(path: Path, gallery: Gallery, context: Context) -> dict[str, Any]:
     side = context.config.match.compare_px
     blank = bool(is_blank(to_square(picture, side)[None])[0])
     generation = {"generation_id": hash63(name), "status": "rejected" if blank else "ok"}
-    judged: GenerationVerdict = judge_generation(
-        gather(generation, matches, searched=True), thresholds(context.config.verdict)
-    )
+    evidence = gather(generation, matches, searched=True)
+    judged = judge_generation(evidence, thresholds(context.config.verdict))
     nearest = next((m for m in matches if m["image_id"] == judged.image_id), None)
     nearest = nearest or next(iter(matches), None)
     row: dict[str, Any] = {"picture": name, "verdict": str(judged.verdict)}
