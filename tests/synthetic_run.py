@@ -15,7 +15,7 @@ from pipeline.config import make_config
 from pipeline.generation.seeds import hash63, prompt_id
 from pipeline.io import schemas
 from pipeline.io.images import encode_png
-from pipeline.io.runfolder import read_images
+from pipeline.io.manifest import read_images
 from pipeline.io.runjson import write_run
 from pipeline.io.shards import write_shard
 from pipeline.io.tables import write_rows

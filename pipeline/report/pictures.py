@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.io import schemas
 from pipeline.io.images import EXTENSIONS, decode
-from pipeline.io.runfolder import TrainingImages
+from pipeline.io.manifest import TrainingImages
 from pipeline.io.shards import iterate_samples
 from pipeline.io.tables import read_table
 from pipeline.report.sources import Sources

@@ -17,6 +17,7 @@ from pipeline.errors import InputError, MissingInput
 from pipeline.increment import first_number, previous
 from pipeline.io import schemas
 from pipeline.io.atomic import atomic_path, write_bytes
+from pipeline.io.manifest import read_images
 from pipeline.io.runfolder import (
     ADOPTED,
     DUPLICATES,
@@ -29,7 +30,6 @@ from pipeline.io.runfolder import (
     list_image_parts,
     old_hubs_file,
     pair_part,
-    read_images,
 )
 from pipeline.io.tables import read_table
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative

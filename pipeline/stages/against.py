@@ -24,16 +24,14 @@ from pipeline.encoders import metric_of
 from pipeline.encoders.pdq import mirror_of
 from pipeline.errors import InputError, MissingInput
 from pipeline.io import schemas
+from pipeline.io.embeddings import read_embeddings
+from pipeline.io.manifest import DIGESTS, exact_keys, read_images
 from pipeline.io.runfolder import (
-    DIGESTS,
     REKEYED,
     contamination_part,
-    exact_keys,
     image_part,
     list_embedding_parts,
     list_image_parts,
-    read_embeddings,
-    read_images,
 )
 from pipeline.io.tables import read_parts, table_from_columns, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative

@@ -23,7 +23,8 @@ from pipeline.generation.seeds import hash63
 from pipeline.io import schemas
 from pipeline.io.asked_files import Asked, read_asked
 from pipeline.io.images import decode, to_square
-from pipeline.io.runfolder import ACCEPTED, ASKED, DUPLICATES, current_groups, read_images
+from pipeline.io.manifest import read_images
+from pipeline.io.runfolder import ACCEPTED, ASKED, DUPLICATES, current_groups
 from pipeline.io.runjson import read_run_config
 from pipeline.io.tables import read_table, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage, reject_counts, relative

@@ -26,15 +26,8 @@ from pipeline.geometry import LocalFeatures, local_features, same_picture
 from pipeline.geometry.features import SIDE
 from pipeline.increment import previous
 from pipeline.io.images import ImageLimits, decode
-from pipeline.io.runfolder import (
-    VERIFIED,
-    count_accepted,
-    list_image_parts,
-    own_image_parts,
-    pair_part,
-    part_name,
-    read_images,
-)
+from pipeline.io.manifest import count_accepted, read_images
+from pipeline.io.runfolder import VERIFIED, list_image_parts, own_image_parts, pair_part, part_name
 from pipeline.io.shards import read_member
 from pipeline.io.tables import write_table
 from pipeline.ordered import ordered_map

@@ -16,14 +16,14 @@ from pipeline.batches import batched
 from pipeline.encoders.text import TextEncoder, build_text_encoder, shares_space
 from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
+from pipeline.io.embeddings import load_vectors
+from pipeline.io.manifest import read_images
 from pipeline.io.runfolder import (
     REKEYED,
     EmbeddingPart,
     image_part,
     list_embedding_parts,
     list_image_parts,
-    load_vectors,
-    read_images,
 )
 from pipeline.io.tables import read_rows, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage

@@ -17,15 +17,14 @@ import indexes
 from pipeline.config import joined_encoders
 from pipeline.encoders import metric_of
 from pipeline.io.atomic import TEMPORARY_PREFIX, atomic_path
+from pipeline.io.embeddings import map_embeddings
+from pipeline.io.manifest import count_accepted, read_centres
 from pipeline.io.runfolder import (
     REKEYED,
-    count_accepted,
     hubs_file,
     image_part,
     list_embedding_parts,
     list_image_parts,
-    map_embeddings,
-    read_centres,
     read_hub_members,
 )
 from pipeline.runner.part import Context, Outcome, Part, Stage

@@ -21,6 +21,7 @@ from indexes import ComponentLabels
 from pipeline.errors import MissingInput
 from pipeline.io import schemas
 from pipeline.io.atomic import TEMPORARY_PREFIX, atomic_path, write_bytes
+from pipeline.io.manifest import read_images
 from pipeline.io.runfolder import (
     OLD_DUPLICATES,
     REKEYED,
@@ -28,7 +29,6 @@ from pipeline.io.runfolder import (
     image_part,
     list_image_parts,
     list_pairs,
-    read_images,
 )
 from pipeline.io.tables import iter_tables
 from pipeline.runner.part import Context, Outcome, Part, Stage

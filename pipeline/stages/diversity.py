@@ -21,6 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.io import schemas
+from pipeline.io.embeddings import load_vectors
+from pipeline.io.manifest import read_images
 from pipeline.io.runfolder import (
     ALTERNATIVES,
     CAPTION_GROUPS,
@@ -30,8 +32,6 @@ from pipeline.io.runfolder import (
     image_part,
     list_embedding_parts,
     list_image_parts,
-    load_vectors,
-    read_images,
 )
 from pipeline.io.tables import read_table, table_from_columns, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage

@@ -22,13 +22,8 @@ from pipeline.errors import ImageRejected
 from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
 from pipeline.io.images import ImageLimits, decode
-from pipeline.io.runfolder import (
-    REKEYED,
-    EmbeddingPart,
-    image_part,
-    own_image_parts,
-    read_images,
-)
+from pipeline.io.manifest import read_images
+from pipeline.io.runfolder import REKEYED, EmbeddingPart, image_part, own_image_parts
 from pipeline.io.shards import iterate_samples
 from pipeline.io.tables import write_rows
 from pipeline.ordered import ordered_map

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from pipeline.config import PIXELS, joined_encoders
 from pipeline.errors import InputError, MissingInput
+from pipeline.io.manifest import read_images
 from pipeline.io.remote import is_remote
-from pipeline.io.runfolder import DUPLICATES, eval_run, read_images
+from pipeline.io.runfolder import DUPLICATES, eval_run
 from pipeline.io.runjson import NAME, read_run_config
 from pipeline.io.shards import local_places, unique_names
 from pipeline.runner.part import Context

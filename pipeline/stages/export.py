@@ -21,15 +21,14 @@ import pyarrow.compute as pc
 from pipeline.errors import ShardCorrupt
 from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
+from pipeline.io.manifest import DIGESTS, read_images
 from pipeline.io.runfolder import (
     CONTAMINATED,
-    DIGESTS,
     DUPLICATES,
     REKEYED,
     image_part,
     list_image_parts,
     own_image_parts,
-    read_images,
 )
 from pipeline.io.shards import Shard, group_members, read_member, write_shard
 from pipeline.io.tables import read_foreign, read_table, table_from_columns, write_table

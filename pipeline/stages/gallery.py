@@ -29,13 +29,8 @@ from pipeline.encoders import build_encoder, metric_of
 from pipeline.io import schemas
 from pipeline.io.digest import sha256_once
 from pipeline.io.images import to_square
-from pipeline.io.runfolder import (
-    DUPLICATES,
-    TrainingImages,
-    current_groups,
-    index_folder,
-    placeholder_groups,
-)
+from pipeline.io.manifest import TrainingImages
+from pipeline.io.runfolder import DUPLICATES, current_groups, index_folder, placeholder_groups
 from pipeline.io.runjson import read_run_config
 from pipeline.io.tables import read_table
 from pipeline.runner.part import Context

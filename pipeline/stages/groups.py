@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.io import schemas
 from pipeline.io.atomic import TEMPORARY_PREFIX
+from pipeline.io.manifest import read_images
 from pipeline.io.runfolder import (
     DUPLICATES,
     GROUPS,
@@ -26,7 +27,6 @@ from pipeline.io.runfolder import (
     REKEYED,
     image_part,
     list_image_parts,
-    read_images,
 )
 from pipeline.io.tables import (
     iter_tables,

@@ -24,6 +24,8 @@ from indexes import Hubs
 from indexes.hubs import SAMPLE
 from pipeline.encoders import metric_of
 from pipeline.io import schemas
+from pipeline.io.embeddings import read_embeddings
+from pipeline.io.manifest import read_centres, read_images
 from pipeline.io.runfolder import (
     HUBS_PART,
     REKEYED,
@@ -33,9 +35,6 @@ from pipeline.io.runfolder import (
     list_image_parts,
     old_hubs_file,
     pair_part,
-    read_centres,
-    read_embeddings,
-    read_images,
 )
 from pipeline.io.tables import read_table, table_from_columns, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage

@@ -10,13 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.io import schemas
-from pipeline.io.runfolder import (
-    REKEYED,
-    image_part,
-    list_image_parts,
-    own_image_parts,
-    read_images,
-)
+from pipeline.io.manifest import read_images
+from pipeline.io.runfolder import REKEYED, image_part, list_image_parts, own_image_parts
 from pipeline.io.tables import read_parts, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.scan import salted_id

@@ -12,7 +12,8 @@ from pipeline.config import GIVEN
 from pipeline.encoders import build_encoder, metric_of
 from pipeline.io.atomic import TEMPORARY_PREFIX
 from pipeline.io.digest import canonical_sha256, sha256_file
-from pipeline.io.runfolder import REKEYED, index_folder, list_embedding_parts, map_embeddings
+from pipeline.io.embeddings import map_embeddings
+from pipeline.io.runfolder import REKEYED, index_folder, list_embedding_parts
 from pipeline.runner.part import Context, Outcome, Part, Stage
 
 

@@ -26,12 +26,18 @@ from pipeline.config import PIXELS, RunConfig, joined_encoders
 from pipeline.encoders import Metric, build_encoder, metric_of
 from pipeline.encoders.pdq import mirror_of
 from pipeline.io import schemas
-from pipeline.io.runfolder import (
+from pipeline.io.embeddings import read_embeddings
+from pipeline.io.manifest import (
     DIGESTS,
-    EXACT,
-    REKEYED,
     count_accepted,
     exact_keys,
+    read_centres,
+    read_images,
+    read_own_ids,
+)
+from pipeline.io.runfolder import (
+    EXACT,
+    REKEYED,
     hubs_file,
     image_part,
     list_embedding_parts,
@@ -39,11 +45,7 @@ from pipeline.io.runfolder import (
     own_image_parts,
     pair_part,
     part_name,
-    read_centres,
-    read_embeddings,
     read_hub_members,
-    read_images,
-    read_own_ids,
 )
 from pipeline.io.tables import table_from_columns, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.generation.seeds import hash63, prompt_id
 from pipeline.io import schemas
+from pipeline.io.manifest import read_images
 from pipeline.io.prompt_files import is_shards, read_prompts
 from pipeline.io.runfolder import (
     ASKED,
@@ -22,7 +23,6 @@ from pipeline.io.runfolder import (
     PROMPTS_REJECTED,
     current_groups,
     placeholder_groups,
-    read_images,
 )
 from pipeline.io.shards import find_shards
 from pipeline.io.tables import read_rows, read_table, write_rows

@@ -20,13 +20,8 @@ import pyarrow.parquet as pq
 from pipeline.encoders.text import shares_space
 from pipeline.errors import ConfigError, SchemaMismatch, first_line
 from pipeline.io import schemas
-from pipeline.io.runfolder import (
-    REKEYED,
-    EmbeddingPart,
-    image_part,
-    list_image_parts,
-    read_images,
-)
+from pipeline.io.manifest import read_images
+from pipeline.io.runfolder import REKEYED, EmbeddingPart, image_part, list_image_parts
 from pipeline.io.shards import group_members, read_member
 from pipeline.io.tables import iter_tables, read_foreign, read_rows, table_from_columns, write_table
 from pipeline.io.tarscan import scan_tar

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import MissingInput
 from pipeline.io.atomic import atomic_path
-from pipeline.io.runfolder import TrainingImages
+from pipeline.io.manifest import TrainingImages
 from pipeline.io.runjson import NAME, read_run_config, read_versions
 from pipeline.report.canvas import DARK, LIGHT
 from pipeline.report.card import render_card

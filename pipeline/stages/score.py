@@ -16,7 +16,8 @@ from pipeline.detection.intervals import wilson
 from pipeline.detection.verdict import HITS
 from pipeline.io import schemas
 from pipeline.io.atomic import write_bytes
-from pipeline.io.runfolder import DUPLICATES, FINDINGS, PLANTED, read_images
+from pipeline.io.manifest import read_images
+from pipeline.io.runfolder import DUPLICATES, FINDINGS, PLANTED
 from pipeline.io.tables import read_parts, read_rows, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
 

@@ -28,16 +28,14 @@ import indexes
 from indexes import Clique, Pairs
 from pipeline.encoders import metric_of
 from pipeline.io import schemas
+from pipeline.io.manifest import DIGESTS, exact_keys, read_images
 from pipeline.io.runfolder import (
-    DIGESTS,
     OLD_DUPLICATES,
     REKEYED,
-    exact_keys,
     hubs_file,
     image_part,
     list_image_parts,
     list_pairs,
-    read_images,
 )
 from pipeline.io.tables import iter_tables, read_table, table_from_columns, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage

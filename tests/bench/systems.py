@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from pipeline.io import schemas
-from pipeline.io.runfolder import DUPLICATES, list_image_parts, list_pairs, read_images
+from pipeline.io.manifest import read_images
+from pipeline.io.runfolder import DUPLICATES, list_image_parts, list_pairs
 from pipeline.io.tables import read_parts
 from tests.bench.dedup_peers import TOOLS
 from tests.bench.pair_measures import (

@@ -12,7 +12,7 @@ from PIL import Image
 from shard_builder import ShardBuilder, jpeg, picture
 
 from pipeline.config import make_config
-from pipeline.io.runfolder import count_accepted, read_images
+from pipeline.io.manifest import count_accepted, read_images
 from pipeline.jobs import Job, run_job
 from pipeline.registry import DEDUP
 from pipeline.runner.progress import SilentProgress

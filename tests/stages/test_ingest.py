@@ -12,7 +12,7 @@ from vector_builder import clip_retrieval, parquet, planted
 import pipeline.stages.scan as scan_module
 from pipeline.config import make_config
 from pipeline.errors import ConfigError, ModelError, ShardCorrupt
-from pipeline.io.runfolder import read_embeddings
+from pipeline.io.embeddings import read_embeddings
 from pipeline.jobs import Job, run_job
 from pipeline.registry import DEDUP
 from pipeline.runner.progress import SilentProgress

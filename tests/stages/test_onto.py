@@ -251,7 +251,7 @@ def test_files_of_the_old_run_are_linked_not_copied(shards):
 
 
 def test_the_pictures_of_both_can_be_read(shards):
-    from pipeline.io.runfolder import TrainingImages
+    from pipeline.io.manifest import TrainingImages
     from pipeline.io.runjson import read_run_config
     from pipeline.runner.part import Context
     from pipeline.stages.scan import image_limits, shards_of

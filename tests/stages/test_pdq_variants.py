@@ -16,7 +16,7 @@ from shard_builder import ShardBuilder
 from pipeline.config import make_config
 from pipeline.encoders.pdq import MIRROR
 from pipeline.errors import InputError
-from pipeline.io.runfolder import read_embeddings
+from pipeline.io.embeddings import read_embeddings
 from pipeline.jobs import Job, run_job
 from pipeline.registry import DEDUP
 from pipeline.runner.progress import SilentProgress

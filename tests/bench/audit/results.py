@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from pipeline.io.runfolder import FINDINGS, read_images
+from pipeline.io.manifest import read_images
+from pipeline.io.runfolder import FINDINGS
 from tests.bench.audit import carlini, tables
 from tests.bench.audit.costs import forwards_of_columns
 from tests.bench.audit.measures import NEGATIVE, POSITIVE, Row, flagged, rate, verdict_rates

@@ -6,13 +6,8 @@ import pytest
 
 from pipeline.errors import ShardCorrupt
 from pipeline.io import schemas
-from pipeline.io.runfolder import (
-    REKEYED,
-    EmbeddingPart,
-    image_part,
-    map_embeddings,
-    read_embeddings,
-)
+from pipeline.io.embeddings import map_embeddings, read_embeddings
+from pipeline.io.runfolder import REKEYED, EmbeddingPart, image_part
 from pipeline.io.tables import write_table
 
 
