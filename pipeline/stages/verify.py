@@ -67,31 +67,27 @@ def run(part: Part, context: Context) -> Outcome:
     attacked, spared = Attacked(context), Spared(context)
     rows: list[Row] = []
     methods: dict[str, Row] = {}
-    for method, folder in erased_models(context).items():
+
+    def drawn(method: str, sha256: str) -> list[Row]:
         after = [row for row in drawings if row["method"] == method]
+        shared = {"method": method, "attack": "none", "model_sha256": sha256}
+        return [row | shared for row in _by_caption(before, after, pictures, limits)]
+
+    for method, folder in erased_models(context).items():
         sha256 = sha256_once(folder)
-        own = [
-            row | {"method": method, "attack": "none", "model_sha256": sha256}
-            for row in _by_caption(before, after, pictures, limits)
-        ]
+        own = drawn(method, sha256)
         rows += [*own, *attacked.rows(method, sha256)]
         evidence = attacked.evidence(method, sha256)
         collateral = spared.collateral(method, own)
         said = _conclude(own, context, evidence, collateral, oracle=attacked.oracle)
         methods[method] = said | {"model_sha256": sha256}
     for method, options in mitigations(context).items():
-        after = [row for row in drawings if row["method"] == method]
         sha256 = model_fingerprint(context)
-        own = [
-            row | {"method": method, "attack": "none", "model_sha256": sha256}
-            for row in _by_caption(before, after, pictures, limits)
-        ]
+        own = drawn(method, sha256)
         rows += own
         said = _conclude(own, context, (), spared.collateral(method, own), mitigated=True)
-        methods[method] = said | {
-            "model_sha256": sha256,
-            "mitigation": options.model_dump(mode="json"),
-        }
+        how = options.model_dump(mode="json")
+        methods[method] = said | {"model_sha256": sha256, "mitigation": how}
     write_rows(context.path(VERIFICATION), rows, schemas.VERIFICATION)
     text = json.dumps({"methods": methods}, indent=1, sort_keys=True, allow_nan=False)
     output = "verification.json"
