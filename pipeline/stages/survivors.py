@@ -7,17 +7,15 @@ Inside a component pictures are kept greedily by quality, so that no two kept on
 near-duplicates and every dropped one has a kept one at or above the threshold: components alone
 would chain, and drop pictures that resemble no survivor. A component in which no picture is near
 all others is such a chain; subgroup_id splits it at its weakest links (indexes.splits). Of a hub
-(indexes.hubs) one picture is kept, if possible its leader, whose pairs with others are known. Also
-how long chains are, where they are weakest, and which group is a placeholder ("no image").
+(indexes.hubs) one picture is kept, if possible its leader, whose pairs with others are known. What
+is said of whole groups is in pipeline/stages/group_facts.py.
 
 Pictures that an evaluation set holds too are dropped first and represent nothing, themselves
 included: what resembles only them, and no evaluation picture, may be kept.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +46,7 @@ from pipeline.stages.components import (
     pair_batches,
     read_cuts,
 )
+from pipeline.stages.group_facts import group_facts
 from pipeline.stages.quality import list_quality, quality_rank, read_quality
 
 _KEPT, _BYTES, _PIXELS, _BAD, _NEAR = range(5)
@@ -153,40 +152,6 @@ def choose(
         "subgroup_id": indexes.split_chains(ids, pairs, classes),
     }
     return table_from_columns(columns, schemas.SURVIVORS)
-
-
-def group_facts(
-    members: pa.Table, labels: Ids, chosen: pa.Table, pairs: Pairs, placeholder_size: int
-) -> pa.Table:
-    """The rows of groups.parquet, by id; `labels` (n,) are the groups of the members.
-
-    The diameter counts links; it is 1 where one kept picture stands for all others.
-    """
-    ids = members["image_id"].to_numpy()
-    group, place, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    kept = np.bincount(place, chosen["keep"].to_numpy(zero_copy_only=False)).astype(np.int32)
-    captions = pc.dictionary_encode(members["caption"].combine_chunks()).indices.to_numpy()
-    captions_of = _distinct_by_group(place, captions, len(group))
-    weakest = np.zeros(len(group))
-    weakest[place] = indexes.weakest_links(ids, pairs)
-    columns = {
-        "group_id": group,
-        "group_size": sizes.astype(np.int32),
-        "n_kept": kept,
-        "n_captions": captions_of,
-        "weakest_link": weakest,
-        "diameter": _diameters(place[np.searchsorted(ids, pairs.id_a)], pairs, kept),
-        "placeholder": (sizes >= placeholder_size) & (2 * captions_of >= sizes),
-        "n_subgroups": _distinct_by_group(place, chosen["subgroup_id"].to_numpy(), len(group)),
-    }
-    return table_from_columns(columns, schemas.GROUPS)
-
-
-def _distinct_by_group(place: Ids, values: npt.NDArray[Any], groups: int) -> npt.NDArray[np.int32]:
-    """How many different values each group has; `place` (n,) is each row's group."""
-    _, number = np.unique(values, return_inverse=True)
-    seen = np.unique(place * len(values) + number) // max(len(values), 1)
-    return np.bincount(seen, minlength=groups).astype(np.int32)
 
 
 def strongest(pairs: pa.Table) -> tuple[Pairs, pa.Array]:
@@ -300,29 +265,6 @@ def _reason_of(
     place = np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)
     there = known[order[place]] == wanted
     return pc.if_else(pa.array(there), reasons.take(pa.array(order[place])), _REASONS[_NEAR])
-
-
-@dataclass(frozen=True)
-class _Slices:
-    """Rows of each of n groups."""
-
-    order: Ids
-    ends: Ids
-
-    def of(self, group: int) -> Ids:
-        return self.order[self.ends[group] : self.ends[group + 1]]
-
-
-def _diameters(place: Ids, pairs: Pairs, kept: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-    """Of the groups that keep one picture 1, of the others by search; `place` is the pairs'."""
-    ends = np.concatenate([[0], np.cumsum(np.bincount(place, minlength=len(kept)))])
-    links = _Slices(np.argsort(place, kind="stable"), ends)
-    found = np.ones(len(kept), np.int32)
-    for group in np.flatnonzero(kept > 1).tolist():
-        rows = links.of(group)
-        one = Pairs(pairs.id_a[rows], pairs.id_b[rows], pairs.similarity[rows])
-        found[group] = indexes.diameter(one)
-    return found
 
 
 STAGE = Stage("survivors", 1, ("groups",), plan, run)
