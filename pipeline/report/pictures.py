@@ -14,9 +14,9 @@ from PIL import Image
 
 from pipeline.errors import InputError
 from pipeline.io import schemas
-from pipeline.io.images import EXTENSIONS, decode
+from pipeline.io.images import decode
 from pipeline.io.manifest import TrainingImages
-from pipeline.io.shards import iterate_samples
+from pipeline.io.shards import iterate_samples, picture_bytes
 from pipeline.io.tables import read_table
 from pipeline.report.sources import Sources
 from pipeline.report.text import short_hash
@@ -93,15 +93,15 @@ class Pictures:
         if not wanted or not tar.is_file():
             return
         for sample in iterate_samples(tar, wanted):
-            data = next((sample[name] for name in EXTENSIONS if name in sample), b"")
             try:
-                yield sample["__key__"], thumbnail(decode(data), redact=self._redact)
+                picture = decode(picture_bytes(sample))
+                yield sample["__key__"], thumbnail(picture, redact=self._redact)
             except InputError:
                 self.unreadable += 1
 
     def _read_training(self, training: TrainingImages, image_id: int) -> str | None:
         try:
             return thumbnail(training.picture(image_id), redact=self._redact)
-        except (InputError, OSError, KeyError):  # the shards may have moved since the scan
+        except (InputError, OSError):  # the shards may have moved since the scan
             self.unreadable += 1
             return None
