@@ -1,13 +1,16 @@
 """The audit: which captions reproduce which training images, and how that grows with copies."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
+from pipeline.calibration.audit_record import read_audit_calibration
+from pipeline.config import Verdict as VerdictConfig
 from pipeline.detection.intervals import upper_bound
 from pipeline.detection.unconditional import rarefied
 from pipeline.detection.verdict import HITS, Verdict
+from pipeline.errors import UnmemorizeError
 from pipeline.io import schemas
 from pipeline.io.tables import read_parts, read_rows
 from pipeline.report.bins import bin_label, bin_labels
@@ -47,6 +50,7 @@ def audit(sources: Sources, findings: list[Row]) -> Audit | None:
     fewest = min((row["n_generated"] for row in findings), default=0)
     shown = [row for row in findings if row["verdict"] in SHOWN]
     shown.sort(key=_interest)
+    models = _known(drawn, "model_fingerprint")
     return Audit(
         sources=sources.labels(FINDINGS, _VERDICTS, _GENERATIONS),
         captions=len(findings),
@@ -57,11 +61,11 @@ def audit(sources: Sources, findings: list[Row]) -> Audit | None:
         verdicts=_counts(findings),
         flagged_controls=Rate.of(_flagged(controls), len(controls)),
         calibration=tuple(sorted({row["calibration"] for row in findings})),
-        thresholds=vars(thresholds(config.verdict)),
+        thresholds=_thresholds(config.verdict, models),
         rounds=tuple(drawn.stop for drawn in schedule(config.generate)),
         sampling=_sampling(drawn, redact=config.report.redact),
         unet_forwards=sum(row["n_unet_forwards"] for row in findings),
-        model_fingerprints=_known(drawn, "model_fingerprint"),
+        model_fingerprints=models,
         findings=_with_best(sources, shown[: config.report.max_findings]),
         n_findings=len(shown),
         upper_bound_of_none=upper_bound(0, fewest) if fewest else None,
@@ -155,6 +159,20 @@ def _finding(row: Row, best: Row) -> Finding:
         seed=best.get("seed"),
         **{name: best.get(name) for name in _DISTANCES},
     )
+
+
+def _thresholds(config: VerdictConfig, models: Sequence[str]) -> dict[str, Any]:
+    """Those that verdicts were made with, without the calibrated one where its file is gone."""
+    if config.calibration is None:
+        return vars(thresholds(config))
+    try:
+        known = read_audit_calibration(config.calibration).models
+    except UnmemorizeError:  # findings name what it said
+        known = {}
+    found = [known[model] for model in models if model in known]
+    said = vars(thresholds(config, found[0] if found else None))
+    is_known = bool(found) or config.max_ratio is not None
+    return {name: value for name, value in said.items() if is_known or name != "max_ratio"}
 
 
 def _known(rows: list[Row], name: str) -> tuple[Any, ...]:

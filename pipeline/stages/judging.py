@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.batches import batched
+from pipeline.calibration.audit_record import ModelCalibration
 from pipeline.config import Verdict as VerdictConfig
 from pipeline.detection.caption_verdict import CaptionVerdict, judge_caption
 from pipeline.detection.tiled_l2 import pairwise_tiled_l2
@@ -106,20 +107,16 @@ def uncaptioned(
     return rows, matches, evidence
 
 
-def thresholds(config: VerdictConfig) -> Thresholds:
-    """The default thresholds with what the configuration replaces."""
+def thresholds(config: VerdictConfig, calibration: ModelCalibration | None = None) -> Thresholds:
+    """The default thresholds, replaced by a model's calibration, and that by the configuration."""
+    if calibration is not None and config.max_ratio is None:
+        config = config.model_copy(update={"max_ratio": calibration.max_ratio})
     return Thresholds(**config.model_dump(exclude_none=True, exclude={"calibration"}))
 
 
 def limits_of(context: Context) -> Thresholds:
-    """The default thresholds, replaced by the model's calibration, and that by the configuration.
-
-    Raises ConfigError for a calibration of other models.
-    """
-    config, calibration = context.config.verdict, calibration_of(context)
-    if calibration is not None and config.max_ratio is None:
-        config = config.model_copy(update={"max_ratio": calibration.max_ratio})
-    return thresholds(config)
+    """The thresholds of a run. Raises ConfigError for a calibration of other models."""
+    return thresholds(context.config.verdict, calibration_of(context))
 
 
 def gather(generation: Row, matches: Iterable[Row], *, searched: bool) -> GenerationEvidence:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from synthetic_run import COPIES, DRAWS, METHODS, SyntheticRun
 
+from pipeline.calibration.audit_record import AuditCalibration
 from pipeline.config import make_config
 from pipeline.errors import ShardCorrupt
 from pipeline.io import schemas
@@ -61,6 +62,26 @@ def test_counts_of_the_audit(tmp_path: Path) -> None:
     assert facts.extracted.generations == 4 + 4 + 1
     best = facts.audit.findings[0]
     assert best.image_id is not None and best.tiled_l2 == pytest.approx(0.08)
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "given", "shown"),
+    [(True, None, 0.4), (True, 0.6, 0.6), (False, 0.6, 0.6), (False, None, None)],
+)
+def test_the_thresholds_shown_are_the_calibrated_ones(tmp_path, calibrated, given, shown):
+    path = tmp_path / "calibration.json"
+    verdict = {"calibration": str(path), "max_ratio": given}
+    run = SyntheticRun(tmp_path / "run", verdict=verdict).everything()
+    if calibrated:
+        rate = {"hits": 0, "n": 20, "ci_low": 0.0, "ci_high": 0.2}
+        prior = {"weights": (0.5, 0.3, 0.2), "alpha": (1, 1, 1), "beta": (9, 3, 1)}
+        entry = {"model": "m", "target": 0.05, "controls": 20, "flagged": rate, "max_ratio": 0.4}
+        entry["prior"] = prior | {"slope": 1.0, "intercept": 0.0}
+        AuditCalibration.model_validate({"models": {"cd" * 32: entry}}).save(path)
+    audit = collect(run.context).audit
+    assert audit is not None
+    assert audit.thresholds.get("max_ratio") == shown
+    assert audit.thresholds["max_l2"] == 0.15
 
 
 def test_curve_pools_drawings_by_copies_with_wilsons_interval(tmp_path: Path) -> None:
