@@ -698,7 +698,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
-    name, equals, text = override.partition("=")
+    name, equals, _ = override.partition("=")
     if not equals or not name:
         raise ConfigError(f"--set {override}: write it as section.field=value")
     *parents, last = name.split(".")
@@ -708,8 +708,14 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise ConfigError(f"--set {override}: {parent} is a value, not a section")
         node = child
+    node[last] = override_value(override)
+
+
+def override_value(override: str) -> Any:
+    """The value of `a.b=value`; raise ConfigError where it is not YAML."""
+    text = override.partition("=")[2]
     try:
-        node[last] = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except _NOT_YAML as error:
         raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from error
 

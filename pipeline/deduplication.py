@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pipeline.config import COPY, GIVEN, PIXELS
+from pipeline.config import COPY, GIVEN, PIXELS, override_value
 from pipeline.errors import UnmemorizeError, UsageError
 from pipeline.io.remote import is_remote
 from pipeline.io.runjson import NAME, read_run_config
@@ -35,9 +33,9 @@ def dedup_settings(
     Vectors are told from shards by what lies at the addresses, unless an override says which.
     Raises UsageError for options that do not fit what is there, or each other.
     """
-    forced = [text.removeprefix(_FORCED) for text in overrides if text.startswith(_FORCED)]
+    forced = [text for text in overrides if text.startswith(_FORCED)]
     local = not any(map(is_remote, addresses))  # vectors are read from this machine only
-    given = yaml.safe_load(forced[-1]) is True if forced else local and are_vectors(addresses)
+    given = override_value(forced[-1]) is True if forced else local and are_vectors(addresses)
     values: dict[str, Any] = {"dataset": {"shards": list(addresses), "embeddings": given}}
     if given:
         if verify:

@@ -1,5 +1,6 @@
 """What a person meets at the command line: one line for a mistake, the contract's exit codes."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,10 @@ def test_shards_without_a_single_picture_are_done_with_code_2(tmp_path, encoder)
         ),
         (["configs", "cp", "demo", "/nowhere/deep/x.yaml"], "/nowhere/deep/x.yaml: No such file"),
         (["run", "a" * 300, "--out", "x"], "File name too long"),
+        (
+            ["dedup", "/tmp", "--out", "x", "--set", "dataset.embeddings=["],
+            "'[' is not a YAML value",
+        ),
         (["dedup", "--bogus"], "No such option"),
         (["frobnicate"], "No such command"),
     ],
@@ -93,6 +98,18 @@ def test_a_mistake_is_one_line_and_code_1(tmp_path, arguments, says):
     result = call(*(places.get(a, a) for a in arguments))
     assert result.returncode == 1
     assert says in complaint(result)
+
+
+def test_a_damaged_receipt_of_the_training_run_is_one_line(run, tmp_path):
+    train = tmp_path / "train"
+    shutil.copytree(run / "run", train)
+    receipt = next((train / "receipts/groups").glob("*.json"))
+    model = build_tiny_pipeline(tmp_path / "model")
+    for damage in ("{", "[]"):
+        receipt.write_text(damage)
+        result = call("audit", "--model", model, "--train", train, "--out", tmp_path / "audit")
+        assert result.returncode == 1
+        assert f"{receipt.name}: not " in complaint(result)
 
 
 def test_three_mistakes_in_a_config_are_three_lines(tmp_path):

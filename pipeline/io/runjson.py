@@ -54,7 +54,7 @@ def read_versions(run: Path) -> dict[str, str]:
 def run_fingerprint(run: Path) -> str:
     """SHA-256 of a run's configuration and of the fingerprints of all its receipts."""
     receipts = {
-        path.relative_to(run).as_posix(): json.loads(path.read_text()).get("fingerprint")
+        path.relative_to(run).as_posix(): _object(path).get("fingerprint")
         for path in sorted(run.glob("receipts/*/*.json"))
     }
     return canonical_sha256([_read(run)["config"], receipts])
@@ -73,18 +73,25 @@ def _read(run: Path) -> dict[str, Any]:
     path = run / NAME
     if not path.is_file():
         raise MissingInput(f"{run}: no {NAME}; not the folder of a run")
+    values = _object(path)
+    if not isinstance(values.get("config"), dict):
+        raise ShardCorrupt(f"{path}: no config in it")
+    return values
+
+
+def _object(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ShardCorrupt(f"{path}: not JSON ({error})") from error
-    if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
-        raise ShardCorrupt(f"{path}: no config in it")
+    if not isinstance(values, dict):
+        raise ShardCorrupt(f"{path}: not a JSON object")
     return values
 
 
 def _recalls(run: Path) -> dict[str, Any]:
     """What the joins of this run were measured to find, by encoder."""
-    return {path.stem: json.loads(path.read_bytes()) for path in sorted(run.glob("recall/*.json"))}
+    return {path.stem: _object(path) for path in sorted(run.glob("recall/*.json"))}
 
 
 def _versions() -> dict[str, str]:
