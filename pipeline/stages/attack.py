@@ -32,6 +32,7 @@ from pipeline.io.runfolder import DUPLICATES, FINDINGS
 from pipeline.io.shards import write_shard
 from pipeline.io.tables import write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.stages.beliefs import with_calibration
 from pipeline.stages.gallery import Gallery, open_gallery
 from pipeline.stages.judging import gather, limits_of
 from pipeline.stages.models import model_folder, open_model
@@ -96,7 +97,7 @@ def plan(context: Context) -> list[Part]:
                 params["others"] = _others(split)
                 name = f"{method}-{label(budget)}-{arm['arm']}-{number:03d}"
                 parts.append(Part(name, (relative(folder, context.run), *tables, *own), params))
-    return parts
+    return with_calibration(parts, context)
 
 
 def run(part: Part, context: Context) -> Outcome:

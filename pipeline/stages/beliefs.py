@@ -1,5 +1,7 @@
 """What a run believes of a caption before it is drawn: its calibration, and its screen scores."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,10 +14,10 @@ from pipeline.detection.gram_detectors import noise_gap
 from pipeline.detection.posterior import Belief
 from pipeline.detection.scored_steps import ScoredSteps
 from pipeline.io import schemas
-from pipeline.io.digest import sha256_once
+from pipeline.io.digest import canonical_sha256, sha256_once
 from pipeline.io.runfolder import SCREEN
 from pipeline.io.tables import read_table
-from pipeline.runner.part import Context
+from pipeline.runner.part import Context, Part
 from pipeline.stages.models import model_fingerprint
 
 DETECTOR = "noise_gap"
@@ -31,6 +33,18 @@ def calibration_of(context: Context) -> ModelCalibration | None:
     if path is None:
         return None
     return _read(path, sha256_once(path)).of_model(model_fingerprint(context), source=path)
+
+
+def with_calibration(parts: Sequence[Part], context: Context) -> list[Part]:
+    """The parts, with what the calibration says of the model among their params.
+
+    The configuration names a file, whose path says nothing of what it holds.
+    """
+    calibration = calibration_of(context)
+    if calibration is None:
+        return list(parts)
+    said = {"calibration": canonical_sha256(calibration.model_dump(mode="json"))}
+    return [replace(part, params={**part.params, **said}) for part in parts]
 
 
 def belief_of(context: Context) -> Belief:

@@ -23,6 +23,7 @@ from pipeline.io.runfolder import DUPLICATES, FINDINGS
 from pipeline.io.target_files import Named, read_targets
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
 from pipeline.stages.anchors import draw_anchors
+from pipeline.stages.beliefs import with_calibration
 from pipeline.stages.gallery import Gallery, open_gallery
 from pipeline.stages.looking import looks_at
 from pipeline.stages.models import model_fingerprint, model_inputs, model_lora
@@ -44,10 +45,11 @@ def plan(context: Context) -> list[Part]:
         *model_inputs(context),
         *(_named_inputs(named, context) if named else _found_inputs(context)),
     )
-    return [
+    parts = [
         Part(method.name, inputs, {"method": method.model_dump(mode="json")})
         for method in context.config.erase.methods
     ]
+    return with_calibration(parts, context)
 
 
 def run(part: Part, context: Context) -> Outcome:

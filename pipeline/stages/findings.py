@@ -25,7 +25,7 @@ from pipeline.io.runfolder import (
 )
 from pipeline.io.tables import read_parts, read_rows, read_table, write_rows, write_table
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
-from pipeline.stages.beliefs import belief_of, calibration_of, standardized_scores
+from pipeline.stages.beliefs import belief_of, calibration_of, standardized_scores, with_calibration
 from pipeline.stages.gallery import Row
 
 
@@ -39,7 +39,7 @@ def plan(context: Context) -> list[Part]:
     inputs += [name for name in (SCREEN, PROBES, CLUSTERS) if context.path(name).is_file()]
     if (context.train / DUPLICATES).is_file():
         inputs.append(relative(context.train / DUPLICATES, context.run))
-    return [Part("all", tuple(inputs))]
+    return with_calibration([Part("all", tuple(inputs))], context)
 
 
 def run(part: Part, context: Context) -> Outcome:

@@ -19,7 +19,7 @@ from pipeline.io.runfolder import part_name
 from pipeline.io.shards import iterate_samples, picture_bytes
 from pipeline.io.tables import read_rows, read_table
 from pipeline.runner.part import Context, Part
-from pipeline.stages.beliefs import calibration_of
+from pipeline.stages.beliefs import calibration_of, with_calibration
 from pipeline.stages.scan import image_limits
 
 Row = dict[str, Any]
@@ -48,7 +48,7 @@ def judging_parts(
         needed = [name for stem in stems for name in _names(context, stem)]
         params = {"prompts": list(block), "drawn": stems}
         parts.append(Part(prefix + part_name(number), (*inputs, *needed), params))
-    return parts
+    return with_calibration(parts, context)
 
 
 def judge(part: Part, context: Context) -> Iterator[Judged]:
@@ -84,10 +84,11 @@ def judge(part: Part, context: Context) -> Iterator[Judged]:
 def uncaptioned_parts(context: Context, *, prefix: str) -> list[Part]:
     """One part a file of generations that holds pictures without a caption."""
     stems = _files_by_prompt(context).get(None, [])
-    return [
+    parts = [
         Part(prefix + stem, tuple(_names(context, stem)), {"prompts": [], "drawn": [stem]})
         for stem in stems
     ]
+    return with_calibration(parts, context)
 
 
 def uncaptioned(

@@ -36,6 +36,7 @@ from pipeline.io.tables import write_rows
 from pipeline.mitigation.drawing import draw_mitigated
 from pipeline.mitigation.options import Mitigation, TransitionOptions, label
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
+from pipeline.stages.beliefs import with_calibration
 from pipeline.stages.drawn import Seen, seen_in
 from pipeline.stages.gallery import open_gallery
 from pipeline.stages.generate import sampling
@@ -137,7 +138,7 @@ def plan(context: Context) -> list[Part]:
                 params["mitigation"] = ways[model.method].model_dump(mode="json")
             name = f"{model.method}-{part_name(number)}"
             parts.append(Part(name, (*model.files, *shared), params))
-    return parts
+    return with_calibration(parts, context)
 
 
 def run(part: Part, context: Context) -> Outcome:

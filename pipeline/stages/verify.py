@@ -36,6 +36,7 @@ from pipeline.io.shards import iterate_samples
 from pipeline.io.tables import read_parts, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.attacked import Attacked
+from pipeline.stages.beliefs import with_calibration
 from pipeline.stages.judging import limits_of
 from pipeline.stages.models import model_fingerprint
 from pipeline.stages.redraw import BASE, erased_models, mitigations
@@ -53,7 +54,7 @@ def plan(context: Context) -> list[Part]:
     tables = ("redraws/*.tar", "redraws/*.parquet", "attacks/*.parquet", *TABLES)
     paths = [path for pattern in tables for path in context.run.glob(pattern)]
     names = sorted(path.relative_to(context.run).as_posix() for path in paths)
-    return [Part("all", tuple(names))]
+    return with_calibration([Part("all", tuple(names))], context)
 
 
 def run(part: Part, context: Context) -> Outcome:

@@ -10,7 +10,7 @@ from tiny_model import build_tiny_pipeline
 from pipeline.calibration.audit import calibrate_audit
 from pipeline.calibration.audit_record import read_audit_calibration
 from pipeline.config import Generate, make_config
-from pipeline.errors import ConfigError, MissingInput
+from pipeline.errors import ConfigError, FingerprintMismatch, MissingInput
 from pipeline.jobs import Job, run_job
 from pipeline.registry import AUDIT, DEDUP
 from pipeline.runner.part import Context
@@ -144,6 +144,20 @@ def test_a_stricter_ratio_of_the_calibration_holds_unless_given(root, exhaustive
         verdict = {"calibration": str(path), "max_ratio": given}
         config = make_config({"model": model, "verdict": verdict})
         assert limits_of(Context(tmp_path, config)).max_ratio == expected
+
+
+def test_another_calibration_in_the_same_file_is_seen(root, exhaustive, tmp_path):
+    found = calibrate_audit(root / "exhaustive", 0.05)
+    path = tmp_path / "calibration.json"
+    found.save(path)
+    verdict = {"calibration": str(path)}
+    audit(root, "recalibrated", verdict=verdict)
+    found.save(path)
+    audit(root, "recalibrated", verdict=verdict)  # the same again
+    entry = next(iter(found.models.values())).model_copy(update={"max_ratio": 0.31})
+    found.model_copy(update={"models": dict.fromkeys(found.models, entry)}).save(path)
+    with pytest.raises(FingerprintMismatch, match="calibration"):
+        audit(root, "recalibrated", verdict=verdict)
 
 
 def test_a_calibration_of_another_model_is_one_clear_line(root, exhaustive, tmp_path):
