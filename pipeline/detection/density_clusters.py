@@ -54,11 +54,6 @@ def density_clusters(
     return _by_size(labels)
 
 
-def largest_cluster(labels: Labels) -> int:
-    """The members of the largest cluster, 0 where there is none."""
-    return int((labels == 0).sum())
-
-
 def _by_size(labels: Labels) -> Labels:
     found, first, sizes = np.unique(labels[labels >= 0], return_index=True, return_counts=True)
     rank = np.full(len(found) + 1, -1)  # the last place is that of label -1

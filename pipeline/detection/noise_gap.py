@@ -83,11 +83,6 @@ def gap_norm(scalars: Gram) -> Column:
     return np.sqrt(np.maximum(squared, 0))
 
 
-def gap_rms(scalars: Gram) -> Column:
-    """Wen's |D| / sqrt(dim), (n,): comparable between latent sizes."""
-    return gap_norm(scalars) / np.sqrt(scalars.dim)
-
-
 def webster_score(scalars: Gram, *, guidance: float = GUIDANCE) -> Column:
     """Webster's mean((u + g D)^2), (n,), up to the factor sigma_max^2."""
     g = guidance

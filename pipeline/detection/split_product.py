@@ -27,19 +27,6 @@ def split_product(a: Descriptors, b: Descriptors, *, chunks: int) -> npt.NDArray
     return products.max(axis=1)
 
 
-def pairwise_split_product(
-    a: Descriptors, b: Descriptors, *, chunks: int
-) -> npt.NDArray[np.float64]:
-    """Similarities (n, m) of every a[i] to every b[j]; else as `split_product`."""
-    left, right = _split(a, chunks), _split(b, chunks)
-    if left.shape[1:] != right.shape[1:]:
-        raise MeasureError(f"descriptors: dimensions differ, {a.shape[1]} and {b.shape[1]}")
-    best = np.full((len(a), len(b)), -np.inf)
-    for chunk in range(chunks):
-        np.maximum(best, left[:, chunk] @ right[:, chunk].T, out=best)
-    return best
-
-
 def _split(descriptors: Descriptors, chunks: int) -> npt.NDArray[np.float64]:
     """Normalized as wholes, (n, chunks, d / chunks)."""
     if descriptors.ndim != 2 or chunks < 1 or descriptors.shape[1] % chunks:

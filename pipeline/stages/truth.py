@@ -21,7 +21,7 @@ from pipeline.generation.seeds import hash63, image_seed, normalize_caption, pro
 from pipeline.io import schemas
 from pipeline.io.images import decode, to_square
 from pipeline.io.runfolder import PLANTED, PROMPTS
-from pipeline.io.shards import find_shards, iterate_samples
+from pipeline.io.shards import find_shards, iterate_samples, picture_bytes
 from pipeline.io.tables import read_rows, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.generate import sampling
@@ -137,9 +137,8 @@ def _originals(run: Path, side: int) -> tuple[list[str], Pictures]:
     counts: Counter[str] = Counter()
     for shard in find_shards([str(run / "shards")]):
         for sample in iterate_samples(shard.path, picture_of.keys()):
-            data = next(sample[e] for e in ("jpg", "png", "webp") if e in sample)
             picture = picture_of[sample["__key__"]]
-            square = to_square(decode(data), side).astype(np.float64)
+            square = to_square(decode(picture_bytes(sample)), side).astype(np.float64)
             sums[picture] = sums.get(picture, 0.0) + square
             counts[picture] += 1
     ids = sorted(sums)

@@ -6,7 +6,6 @@ from pipeline.detection.errors import MeasureError
 from pipeline.detection.noise_gap import (
     Gram,
     gap_norm,
-    gap_rms,
     gram,
     webster_score,
 )
@@ -33,7 +32,6 @@ def test_scores_equal_those_of_the_tensors(guidance):
     scalars = scalars_of(uncond, text)
     norm = np.sqrt((delta**2).sum(axis=(1, 2, 3)))
     assert np.allclose(gap_norm(scalars), norm, rtol=1e-12)
-    assert np.allclose(gap_rms(scalars), norm / np.sqrt(4 * 8 * 6), rtol=1e-12)
     guided = ((u + guidance * delta) ** 2).mean(axis=(1, 2, 3))
     assert np.allclose(webster_score(scalars, guidance=guidance), guided, rtol=1e-12)
     assert scalars.dim.tolist() == [192] * 3
