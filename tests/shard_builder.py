@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,3 +70,14 @@ class ShardBuilder:
             stats = {"count": len(self.rows), "successes": len(self.rows)}
             self.path.with_name(f"{self.path.stem}_stats.json").write_text(json.dumps(stats))
         return self.path
+
+
+def members(shards: Path) -> dict[str, dict[str, bytes]]:
+    """Every member's bytes by key and extension, of all tars in a folder."""
+    rows: dict[str, dict[str, bytes]] = defaultdict(dict)
+    for path in sorted(shards.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                rows[key][extension] = tar.extractfile(member).read()
+    return dict(rows)

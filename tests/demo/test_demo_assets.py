@@ -2,7 +2,6 @@
 
 import io
 import json
-import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from shard_builder import members
 
 ASSETS = Path(__file__).parents[2] / "pipeline" / "demo" / "assets"
 PICTURES = ASSETS / "pictures"
@@ -17,13 +17,7 @@ PICTURES = ASSETS / "pictures"
 
 @pytest.fixture(scope="module")
 def rows():
-    found = defaultdict(dict)
-    for path in sorted(PICTURES.glob("*.tar")):
-        with tarfile.open(path) as tar:
-            for member in tar:
-                key, _, extension = member.name.partition(".")
-                found[key][extension] = tar.extractfile(member).read()
-    return dict(found)
+    return members(PICTURES)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -11,22 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from shard_builder import members
 
 from pipeline.demo.plant import planned_rows, plant, rewordings
 from pipeline.errors import UsageError
 
 SMOKE = {"copies": (1, 8, 32), "pictures_per_level": 2, "limit": 150}
 PICTURES = Path(__file__).parents[2] / "pipeline" / "demo" / "assets" / "pictures"
-
-
-def members(shards: Path) -> dict[str, dict[str, bytes]]:
-    rows: dict[str, dict[str, bytes]] = defaultdict(dict)
-    for path in sorted(shards.glob("*.tar")):
-        with tarfile.open(path) as tar:
-            for member in tar:
-                key, _, extension = member.name.partition(".")
-                rows[key][extension] = tar.extractfile(member).read()
-    return dict(rows)
 
 
 def truth(out: Path) -> list[dict]:

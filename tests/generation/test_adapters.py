@@ -101,42 +101,39 @@ def test_words_matter_to_the_predictions(tiny, kind, changes):
     assert difference.abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("guided", [True, False])
-def test_flux_is_told_its_guidance_and_has_one_branch(tiny, guided):
-    model = tiny("flux", guided=guided)
-    own = model.pipe(
-        prompt=CAPTIONS,
+def flux_latents(model, **guidance):
+    """What FLUX's own pipeline draws, as latents."""
+    tokens = model.pipe(
         generator=generators(),
         num_inference_steps=STEPS,
         guidance_scale=3.5,
         height=16,
         width=16,
         output_type="latent",
+        prompt=CAPTIONS,
+        **guidance,
     ).images
+    return unpack(tokens, 8, 8)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_flux_is_told_its_guidance_and_has_one_branch(tiny, guided):
+    model = tiny("flux", guided=guided)
+    own = flux_latents(model)
     text = model.conditions(CAPTIONS, guidance=3.5)
     assert ("guidance" in text.tensors) == guided
-    close(sampled(model, text, text, 1.0), unpack(own, 8, 8))
+    close(sampled(model, text, text, 1.0), own)
     assert model.guidance_weight(Sampling(guidance=3.5)) == 1
 
 
 def test_flux_with_true_guidance(tiny):
     model = tiny("flux")
-    own = model.pipe(
-        prompt=CAPTIONS,
-        negative_prompt=["blur"] * 3,
-        true_cfg_scale=2.0,
-        generator=generators(),
-        num_inference_steps=STEPS,
-        guidance_scale=3.5,
-        height=16,
-        width=16,
-        output_type="latent",
-    ).images
+    own = flux_latents(model, negative_prompt=["blur"] * 3, true_cfg_scale=2.0)
     text = model.conditions(CAPTIONS, guidance=3.5)
     nothing = model.unconditioned("blur", guidance=3.5).expand_as(text)
     weight = model.guidance_weight(Sampling(guidance=3.5, true_cfg=2.0))
     assert weight == 2
-    close(sampled(model, text, nothing, weight), unpack(own, 8, 8))
+    close(sampled(model, text, nothing, weight), own)
 
 
 def test_a_consistency_model_is_told_its_guidance(tiny):
