@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.detection.blank import is_blank
 from pipeline.detection.verdict import judge_generation
 from pipeline.errors import ImageRejected, MissingInput
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from pipeline.io.images import decode, to_square
 from pipeline.io.runfolder import DUPLICATES
 from pipeline.io.runjson import read_run_config

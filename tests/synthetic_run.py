@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import make_config
-from pipeline.generation.seeds import hash63, prompt_id
+from pipeline.ids import hash63, prompt_id
 from pipeline.io import schemas
 from pipeline.io.images import encode_png
 from pipeline.io.manifest import read_images

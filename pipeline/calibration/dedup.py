@@ -36,7 +36,7 @@ from pipeline.config import COPY, RunConfig, joined_encoders
 from pipeline.encoders import Encoded, Encoder, build_encoder
 from pipeline.encoders.pdq import mirror_of
 from pipeline.errors import UsageError
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from pipeline.io.images import ImageLimits
 from pipeline.io.shards import find_shards
 

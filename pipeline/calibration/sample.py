@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.encoders import Encoded
 from pipeline.encoders.pdq import MIRROR, Pdq
 from pipeline.errors import ImageRejected, ShardCorrupt
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from pipeline.io.images import EXTENSIONS, ImageLimits, decode
 from pipeline.io.shards import Shard, group_members, is_safe_key, read_member
 from pipeline.io.tarscan import scan_tar

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from pipeline.errors import MissingInput, ModelError, UnsafeWeights, first_line
-from pipeline.generation.loading import require_finite
 from pipeline.io.digest import sha256_file
+from pipeline.weights import require_finite
 
 Metric = Literal["cosine", "l2", "hamming"]
 

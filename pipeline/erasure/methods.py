@@ -17,7 +17,7 @@ from pipeline.erasure.targets import Target
 from pipeline.erasure.trajectories import EditedTrajectories, FrozenTrajectories, Walk
 from pipeline.errors import ConfigError
 from pipeline.generation.backend import DiffusionModel
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 
 
 def erasing(

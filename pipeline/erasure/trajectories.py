@@ -17,7 +17,8 @@ from pipeline.erasure.esd import esd_target
 from pipeline.erasure.parameters import Teacher
 from pipeline.erasure.sources import Examples, Prompts, frozen_target
 from pipeline.generation.backend import DiffusionModel
-from pipeline.generation.seeds import gaussian, hash63
+from pipeline.generation.seeds import gaussian
+from pipeline.ids import hash63
 
 _CHUNK = 32
 

@@ -15,12 +15,12 @@ import torch
 from pipeline.errors import (
     MissingInput,
     ModelError,
-    NonFiniteWeights,
     RemoteCodeRefused,
     UnsafeWeights,
     first_line,
 )
 from pipeline.io.digest import files_under
+from pipeline.weights import require_finite
 
 _LIBRARIES = {"diffusers", "transformers", "stable_diffusion"}
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
@@ -120,18 +120,6 @@ def _quiet_libraries() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
-
-
-def require_finite(module: torch.nn.Module, where: str) -> None:
-    """Raise NonFiniteWeights naming the first parameter that holds NaN or infinity.
-
-    Raises ModelError for one without a value, as diffusers leaves those that the files lack.
-    """
-    for name, tensor in module.state_dict().items():
-        if tensor.is_meta:
-            raise ModelError(f"{where}: {name} is not in the weights; fetch it again")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise NonFiniteWeights(f"{where}: {name} holds NaN or infinity; fetch it again")
 
 
 def _load_text_models(folder: Path, index: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:

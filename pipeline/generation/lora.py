@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import MissingInput, ModelError, UnsafeWeights, UsageError, first_line
-from pipeline.generation.loading import require_finite
+from pipeline.weights import require_finite
 
 _STANDARD = "pytorch_lora_weights.safetensors"
 _ADAPTER = "audited"

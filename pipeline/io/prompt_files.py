@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InputError, MissingInput
-from pipeline.generation.seeds import normalize_caption
+from pipeline.ids import normalize_caption
 from pipeline.io.given_pictures import MAX_SIDECAR, read_told
 from pipeline.io.lists import LINE, ListRow, find_column, is_text, read_list
 from pipeline.io.shards import Shard, find_shards, group_members, read_member

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.generation.seeds import normalize_caption
+from pipeline.ids import normalize_caption
 from pipeline.io.lists import ListRow, column_names, find_column, read_list
 
 _CAPTION = ("caption", "prompt", "text")

@@ -10,7 +10,7 @@ import torch
 from pipeline.errors import ConfigError, ModelError
 from pipeline.generation.backend import DiffusionModel, Pictures
 from pipeline.generation.sampling import Sampling
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from pipeline.mitigation.attention import masked_attention
 from pipeline.mitigation.captions import changed, noisy, vocabulary, words_of
 from pipeline.mitigation.options import (

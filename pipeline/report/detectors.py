@@ -20,7 +20,7 @@ from pipeline.detection.roc_intervals import roc_summary
 from pipeline.detection.scored_steps import PURE_NOISE
 from pipeline.detection.text_only import text_only_scores
 from pipeline.detection.verdict import HITS
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from pipeline.io import schemas
 from pipeline.io.tables import read_parts, read_rows, read_table
 from pipeline.report.audit import FINDINGS

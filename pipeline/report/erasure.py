@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.detection.verdict import HITS
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from pipeline.io import schemas
 from pipeline.io.tables import read_parts, read_rows
 from pipeline.report.bins import bin_label, bin_labels

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from indexes import VectorError
 from pipeline.detection.errors import MeasureError
 from pipeline.errors import DiskFull, ModelError, ResumeError, UnmemorizeError
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from pipeline.io.atomic import is_disk_full
 from pipeline.io.digest import sha256_file
 from pipeline.runner.memory import keep_memory

@@ -15,7 +15,7 @@ from pipeline.batches import batched
 from pipeline.detection.verdict import Verdict, judge_generation
 from pipeline.erasure.targets import Pictures, no_pictures
 from pipeline.generation.backend import DiffusionModel
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from pipeline.runner.part import Context
 from pipeline.stages.drawn import seen_in
 from pipeline.stages.gallery import Gallery

@@ -19,7 +19,7 @@ from pipeline.detection.blank import is_blank
 from pipeline.detection.verdict import Verdict, judge_generation
 from pipeline.encoders import metric_of
 from pipeline.errors import ImageRejected, MissingInput
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from pipeline.io import schemas
 from pipeline.io.asked_files import Asked, read_asked
 from pipeline.io.images import decode, to_square

@@ -24,7 +24,7 @@ from pipeline.erasure.attacks.subject import WHOLE, Attempts, Subject
 from pipeline.erasure.trajectories import Walk
 from pipeline.generation.backend import DiffusionModel
 from pipeline.generation.loading import check_folder, resolve_model
-from pipeline.generation.seeds import hash63, prompt_id
+from pipeline.ids import hash63, prompt_id
 from pipeline.io import schemas
 from pipeline.io.digest import sha256_once
 from pipeline.io.images import encode_png, to_square

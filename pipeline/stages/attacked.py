@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.detection.intervals import wilson
 from pipeline.erasure.conclusion import Evidence, Tally, total
-from pipeline.generation.seeds import prompt_id
+from pipeline.ids import prompt_id
 from pipeline.io import schemas
 from pipeline.io.tables import read_parts
 from pipeline.runner.part import Context

@@ -24,7 +24,7 @@ from pipeline.erasure.attacks.drawing import horizon
 from pipeline.erasure.denoising_loss import denoising_loss, midpoints
 from pipeline.generation.backend import DiffusionModel
 from pipeline.generation.memory import in_fitting_batches
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from pipeline.io import schemas
 from pipeline.io.digest import sha256_once
 from pipeline.io.images import to_square

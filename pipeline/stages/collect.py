@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline.batches import batched
 from pipeline.errors import ImageRejected
-from pipeline.generation.seeds import hash63, normalize_caption, prompt_id
+from pipeline.ids import hash63, normalize_caption, prompt_id
 from pipeline.io import schemas
 from pipeline.io.given_pictures import (
     MAX_SIDECAR,

@@ -16,7 +16,8 @@ import numpy as np
 from pipeline.detection.blank import is_blank
 from pipeline.generation.memory import in_fitting_batches
 from pipeline.generation.sampling import Sampling
-from pipeline.generation.seeds import hash63, image_seed
+from pipeline.generation.seeds import image_seed
+from pipeline.ids import hash63
 from pipeline.io import schemas
 from pipeline.io.images import encode_png
 from pipeline.io.runfolder import part_name

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.config import GIVEN
 from pipeline.errors import ShardCorrupt
-from pipeline.generation.seeds import normalize_caption
+from pipeline.ids import normalize_caption
 from pipeline.increment import after_earlier, first_number
 from pipeline.io import schemas
 from pipeline.io.runfolder import ACCEPTED, EmbeddingPart, image_part, part_name

@@ -22,7 +22,7 @@ from pipeline.erasure.looks import Look, Looks
 from pipeline.erasure.targets import Pictures, Target
 from pipeline.erasure.trajectories import Walk
 from pipeline.generation.backend import DiffusionModel
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from pipeline.runner.part import Context
 from pipeline.stages.drawn import seen_in
 from pipeline.stages.gallery import Gallery

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.generation.seeds import hash63, prompt_id
+from pipeline.ids import hash63, prompt_id
 from pipeline.io import schemas
 from pipeline.io.manifest import read_images
 from pipeline.io.prompt_files import is_shards, read_prompts

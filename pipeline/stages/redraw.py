@@ -26,7 +26,8 @@ from pipeline.detection.verdict import judge_generation, leaning
 from pipeline.errors import ConfigError
 from pipeline.generation.backend import DiffusionModel
 from pipeline.generation.memory import in_fitting_batches
-from pipeline.generation.seeds import hash63, image_seed, prompt_id
+from pipeline.generation.seeds import image_seed
+from pipeline.ids import hash63, prompt_id
 from pipeline.io import schemas
 from pipeline.io.digest import sha256_once
 from pipeline.io.images import encode_png

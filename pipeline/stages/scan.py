@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.batches import batched
 from pipeline.errors import ImageRejected, MissingInput, ShardCorrupt
-from pipeline.generation.seeds import hash63, normalize_caption
+from pipeline.ids import hash63, normalize_caption
 from pipeline.increment import after_earlier, first_number
 from pipeline.io import schemas
 from pipeline.io.images import EXTENSIONS, ImageLimits, decode

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline.detection.bootstrap import Estimate, mean_ratio
 from pipeline.detection.kid import Distance, distance
 from pipeline.erasure.damage import Collateral, Drift, Level, Loss, kid_status, loss_status
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from pipeline.io import schemas
 from pipeline.io.runfolder import NEARNESS
 from pipeline.io.tables import read_parts, read_rows

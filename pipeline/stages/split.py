@@ -9,7 +9,7 @@ Every choice is by hash, so that both stages make the same one from the same tab
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from pipeline.io import schemas
 from pipeline.io.runfolder import FINDINGS
 from pipeline.io.tables import read_rows

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 
 from pipeline.generation.memory import in_fitting_batches
-from pipeline.generation.seeds import hash63, image_seed, normalize_caption, prompt_id
+from pipeline.generation.seeds import image_seed
+from pipeline.ids import hash63, normalize_caption, prompt_id
 from pipeline.io import schemas
 from pipeline.io.images import decode, to_square
 from pipeline.io.runfolder import PLANTED, PROMPTS

@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.config import RunConfig
 from pipeline.detection.verdict import Thresholds
 from pipeline.errors import MissingInput
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from pipeline.io.digest import sha256_once
 from pipeline.io.images import decode, to_square
 from pipeline.io.runfolder import ACCEPTED

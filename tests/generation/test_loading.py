@@ -14,7 +14,7 @@ from pipeline.errors import (
     RemoteCodeRefused,
     UnsafeWeights,
 )
-from pipeline.generation.loading import check_folder, load_pipeline, require_finite, resolve_model
+from pipeline.generation.loading import check_folder, load_pipeline, resolve_model
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
@@ -178,14 +178,6 @@ def test_weights_that_are_not_there(folder):
 def test_weights_of_another_shape(folder):
     edit_weights(folder / UNET, lambda state: state.update({"conv_in.bias": torch.zeros(3)}))
     refused(MissingInput, "diffusers cannot load it", folder)
-
-
-def test_require_finite_names_the_first():
-    layer = torch.nn.Linear(2, 2)
-    require_finite(layer, "here")
-    layer.bias.data[1] = torch.nan
-    with pytest.raises(NonFiniteWeights, match="here: bias holds NaN"):
-        require_finite(layer, "here")
 
 
 # Folders.

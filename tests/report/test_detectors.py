@@ -5,7 +5,7 @@ from synthetic_run import SyntheticRun
 
 from pipeline.detection.intervals import wilson
 from pipeline.detection.roc_intervals import newcombe_auc
-from pipeline.generation.seeds import prompt_id
+from pipeline.ids import prompt_id
 from pipeline.io import schemas
 from pipeline.io.tables import write_rows
 from pipeline.report.collect import collect

@@ -12,7 +12,8 @@ from pipeline.config import make_config
 from pipeline.errors import ConfigError, MissingInput, UnsafeWeights
 from pipeline.generation import backend
 from pipeline.generation.backend import load_model
-from pipeline.generation.seeds import hash63, image_seed
+from pipeline.generation.seeds import image_seed
+from pipeline.ids import hash63
 from pipeline.io.shards import iterate_samples
 from pipeline.jobs import Job, choose_stages, run_job
 from pipeline.registry import AUDIT, REPORT

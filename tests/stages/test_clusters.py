@@ -8,7 +8,7 @@ from pipeline.config import make_config
 from pipeline.detection.density_clusters import density_clusters
 from pipeline.encoders import build_encoder
 from pipeline.errors import ConfigError
-from pipeline.generation.seeds import prompt_id
+from pipeline.ids import prompt_id
 from pipeline.io import schemas
 from pipeline.io.images import decode
 from pipeline.io.runfolder import CLUSTERS

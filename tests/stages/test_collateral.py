@@ -16,7 +16,8 @@ from tiny_model import RESOLUTION, build_tiny_pipeline
 
 from pipeline.config import make_config
 from pipeline.generation.backend import fresh_model
-from pipeline.generation.seeds import gaussian, hash63, prompt_id
+from pipeline.generation.seeds import gaussian
+from pipeline.ids import hash63, prompt_id
 from pipeline.io import schemas
 from pipeline.io.digest import sha256_file
 from pipeline.io.images import to_square

@@ -12,7 +12,8 @@ from pipeline.errors import ConfigError
 from pipeline.generation import backend
 from pipeline.generation.backend import fresh_model
 from pipeline.generation.one_step import one_step_pictures
-from pipeline.generation.seeds import image_seed, prompt_id
+from pipeline.generation.seeds import image_seed
+from pipeline.ids import prompt_id
 from pipeline.io import schemas
 from pipeline.io.runfolder import PROBES, PROMPTS
 from pipeline.io.tables import read_rows, write_rows

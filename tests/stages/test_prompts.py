@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config import make_config
 from pipeline.errors import MissingInput
-from pipeline.generation.seeds import prompt_id
+from pipeline.ids import prompt_id
 from pipeline.io import schemas
 from pipeline.io.runfolder import DUPLICATES, PROMPTS
 from pipeline.io.tables import read_rows, write_rows

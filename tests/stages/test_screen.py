@@ -7,7 +7,8 @@ from tiny_model import build_tiny_pipeline
 
 from pipeline.config import make_config
 from pipeline.generation.backend import fresh_model
-from pipeline.generation.seeds import image_seed, prompt_id
+from pipeline.generation.seeds import image_seed
+from pipeline.ids import prompt_id
 from pipeline.io import schemas
 from pipeline.io.runfolder import PROMPTS, SCREEN
 from pipeline.io.tables import read_rows, write_rows

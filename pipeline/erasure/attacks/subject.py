@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 
 Pictures = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.detection.text_only import text_only_scores
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from tests.bench.audit.measures import PARTIAL, POSITIVE, Row, family_ids, key
 
 Values = dict[Any, float | None]

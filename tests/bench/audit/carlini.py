@@ -16,7 +16,8 @@ from pipeline.batches import batched
 from pipeline.detection.cliques import largest_clique
 from pipeline.detection.tiled_l2 import pairwise_tiled_l2
 from pipeline.generation.backend import DiffusionModel, Sampling
-from pipeline.generation.seeds import hash63, image_seed
+from pipeline.generation.seeds import image_seed
+from pipeline.ids import hash63
 from tests.bench.audit.measures import NEGATIVE, POSITIVE, Row
 
 DRAWN = 500

@@ -8,7 +8,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipeline.generation.backend import load_model
-from pipeline.generation.seeds import hash63, image_seed
+from pipeline.generation.seeds import image_seed
+from pipeline.ids import hash63
 from tests.bench.audit.measures import NEGATIVE, POSITIVE, Row, flagged
 from tests.bench.audit.plans import Bench
 from tests.bench.audit.truth import read_originals

@@ -23,7 +23,8 @@ import torch
 from pipeline.batches import batched
 from pipeline.demo.shards import decode, read_shards, thumbnail
 from pipeline.generation.backend import DiffusionModel, Sampling
-from pipeline.generation.seeds import hash63, image_seed, prompt_id
+from pipeline.generation.seeds import image_seed
+from pipeline.ids import hash63, prompt_id
 from pipeline.io.tables import write_rows
 from pipeline.stages.score import label
 from pipeline.stages.truth import reproduced

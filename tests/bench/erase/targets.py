@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 
 from pipeline.demo.shards import Row, write_shards
 from pipeline.detection.verdict import HITS
-from pipeline.generation.seeds import hash63
+from pipeline.ids import hash63
 from pipeline.io import schemas
 from pipeline.io.digest import sha256_once
 from pipeline.io.runfolder import FINDINGS

@@ -1,0 +1,53 @@
+"""Imports go one way: what computes knows nothing of what runs it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RUNS = {"cli", "jobs", "registry", "stages", "runner", "report", "demo"}
+FORBIDDEN = {
+    "indexes": {"pipeline"},
+    "pipeline/detection": {"runner", "stages", "io", "generation", "erasure", "config", "encoders"},
+    "pipeline/geometry": {*RUNS, "io", "generation", "erasure"},
+    "pipeline/io": {*RUNS, "generation", "encoders", "erasure", "detection"},
+    "pipeline/encoders": {*RUNS, "generation", "erasure", "detection"},
+    "pipeline/generation": {*RUNS, "erasure", "detection", "encoders", "config"},
+    "pipeline/mitigation": {*RUNS, "erasure", "encoders", "config"},
+    "pipeline/erasure": {*RUNS, "encoders", "config"},
+    "pipeline/runner": {"cli", "jobs", "registry", "stages", "report", "demo", "generation"},
+    "pipeline/stages": {"cli", "jobs", "registry"},
+}
+DASK = {"pipeline/runner/cluster.py"}
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports, dotted, wherever in the file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_imports_go_one_way(folder):
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    assert paths
+    for path in paths:
+        ours = [name.split(".") for name in imported(path) if name.split(".")[0] == "pipeline"]
+        heads = {part for names in ours for part in names[:2]}
+        assert not heads & FORBIDDEN[folder], path
+
+
+def test_only_one_module_knows_dask():
+    knowing = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "pipeline").rglob("*.py")
+        if {name.split(".")[0] for name in imported(path)} & {"dask", "distributed"}
+    }
+    assert knowing == DASK
