@@ -31,16 +31,10 @@ def pure_noise_step(
     number = min(max(step + n if step < 0 else step, 0), n - 1)
     x_t = noise * float(getattr(scheduler, "init_noise_sigma", 1.0))
     scaled = scaled_input(scheduler, x_t, timesteps[0])
-    timestep, times = timesteps[number], timesteps[number].expand(len(x_t))
+    timestep = timesteps[number]
     told, nothing = as_conditions(text), as_conditions(uncond)
     nothing = nothing.expand(len(x_t)) if len(nothing) == 1 else nothing
     raw_uncond, raw_text = model.output(
-        torch.cat([scaled, scaled]), times.repeat(2), Conditions.cat([nothing, told])
+        torch.cat([scaled, scaled]), timestep.expand(2 * len(x_t)), Conditions.cat([nothing, told])
     ).chunk(2)
-    return number, ScoredStep(
-        int(timestep),
-        model.to_noise(raw_uncond, scaled, times),
-        model.to_noise(raw_text, scaled, times),
-        raw_uncond,
-        raw_text,
-    )
+    return number, ScoredStep.of(model, timestep, scaled, raw_uncond, raw_text)

@@ -30,6 +30,22 @@ class ScoredStep:
     raw_uncond: torch.Tensor
     raw_text: torch.Tensor
 
+    @classmethod
+    def of(
+        cls,
+        model: DiffusionModel,
+        timestep: torch.Tensor,
+        scaled: torch.Tensor,
+        raw_uncond: torch.Tensor,
+        raw_text: torch.Tensor,
+    ) -> "ScoredStep":
+        """What the network put out for `scaled` (n, c, h, w) at one timestep ()."""
+        times = timestep.expand(len(scaled))
+        eps_uncond, eps_text = (
+            model.to_noise(raw, scaled, times) for raw in (raw_uncond, raw_text)
+        )
+        return cls(int(timestep), eps_uncond, eps_text, raw_uncond, raw_text)
+
 
 @torch.inference_mode()
 def first_steps(
@@ -64,16 +80,9 @@ def first_steps(
             Conditions.cat([both, told]),
         ).split([len(rows), len(x_t)])
         raw_uncond = raw_uncond[place.to(raw_uncond.device)]
-        times = timestep.expand(len(x_t))
         if int(timestep) not in scored:
             scored.append(int(timestep))
-            yield ScoredStep(
-                int(timestep),
-                model.to_noise(raw_uncond, inputs[1], times),
-                model.to_noise(raw_text, inputs[1], times),
-                raw_uncond,
-                raw_text,
-            )
+            yield ScoredStep.of(model, timestep, inputs[1], raw_uncond, raw_text)
         guided = raw_text
         if guidance > 1:
             guided = raw_uncond + guidance * (raw_text - raw_uncond)
