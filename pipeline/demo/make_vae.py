@@ -68,14 +68,19 @@ def _view(
     return thumbnail(moved)
 
 
+def objective(vae: AutoencoderKL, x: torch.Tensor) -> torch.Tensor:
+    """Squared error and a little of the posterior's divergence, of pictures (n, 3, h, w)."""
+    posterior = vae.encode(x).latent_dist
+    loss = F.mse_loss(vae.decode(posterior.sample()).sample, x)
+    return loss + KL_WEIGHT * posterior.kl().mean() / x[0].numel()
+
+
 def _train(vae: AutoencoderKL, data: torch.Tensor) -> None:
     optimizers = muon_and_adamw(vae, MUON_RATE, ADAMW_RATE)
     schedules = [warm_cosine(optimizer, STEPS, floor=0.01) for optimizer in optimizers]
     for step in range(STEPS):
         x = data[torch.randint(len(data), (BATCH,))]
-        posterior = vae.encode(x).latent_dist
-        loss = F.mse_loss(vae.decode(posterior.sample()).sample, x)
-        loss = loss + KL_WEIGHT * posterior.kl().mean() / x[0].numel()
+        loss = objective(vae, x)
         vae.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)

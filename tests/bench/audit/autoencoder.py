@@ -8,14 +8,11 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from torch.nn import functional as F
 
+from pipeline.demo.make_vae import ADAMW_RATE, BATCH, MUON_RATE, objective
 from pipeline.demo.muon import muon_and_adamw, warm_cosine
 from pipeline.demo.train import ASSETS
 from tests.bench.audit.sources import Picture, thumbnails
-
-BATCH, KL_WEIGHT = 32, 1e-4
-MUON_RATE, ADAMW_RATE = 0.02, 2e-3
 
 
 def fit_autoencoder(pictures: list[Picture], out: Path, steps: int) -> float:
@@ -29,9 +26,7 @@ def fit_autoencoder(pictures: list[Picture], out: Path, steps: int) -> float:
         x = data[torch.randint(len(data), (BATCH,))]
         flipped = torch.rand(len(x), 1, 1, 1) < 0.5
         x = torch.where(flipped, x.flip(3), x)
-        posterior = vae.encode(x).latent_dist
-        loss = F.mse_loss(vae.decode(posterior.sample()).sample, x)
-        loss = loss + KL_WEIGHT * posterior.kl().mean() / x[0].numel()
+        loss = objective(vae, x)
         vae.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
