@@ -71,7 +71,9 @@ def attended_steps(
             noise = model.to_noise(raw_text, scaled, times)
             gap = noise - model.to_noise(raw_uncond, scaled, times)
             gap_squares.append(gap.cpu().double().square().sum(dim=1))
-            guided = raw_uncond + guidance * (raw_text - raw_uncond)
+            guided = raw_text  # as pipelines do, which leave guidance out below 1
+            if guidance > 1:
+                guided = raw_uncond + guidance * (raw_text - raw_uncond)
             x_t = step_with(scheduler, guided, timestep, x_t, generators)
     return Attended(
         first=torch.stack([layer.over_tokens for layer in first]).double().numpy(),

@@ -17,15 +17,18 @@ def model(tmp_path_factory):
     return fresh_model(build_tiny_pipeline(tmp_path_factory.mktemp("attended") / "tiny"))
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpmsolver++", "unipc"])
-def test_the_gaps_are_those_of_the_sampling(model, name):
+@pytest.mark.parametrize(
+    ("name", "guidance"), [("ddim", 3.0), ("dpmsolver++", 3.0), ("unipc", 3.0), ("ddim", 0.5)]
+)
+def test_the_gaps_are_those_of_the_sampling(model, name, guidance):
+    how = HOW | {"guidance": guidance}
     own = model.pipe.scheduler
     model.use_scheduler(name)
     try:
-        seen = attended_steps(model, CAPTIONS, SEEDS, **HOW)
+        seen = attended_steps(model, CAPTIONS, SEEDS, **how)
         text = model.embed_text(CAPTIONS)
         uncond = model.embed_text([""]).expand_as(text)
-        steps = list(first_steps(model, text, uncond, model.noise(SEEDS), **HOW, steps=9))
+        steps = list(first_steps(model, text, uncond, model.noise(SEEDS), **how, steps=9))
     finally:
         model.pipe.scheduler = own
     assert seen.gap_squares.shape == (5, 2, 8, 8)
