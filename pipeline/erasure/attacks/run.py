@@ -23,11 +23,9 @@ def run_attack(
     `walk` says how the audit draws; the budget may say otherwise. The same seed gives the same
     drawings, whatever was attacked before.
     """
-    walk = replace(
-        walk,
-        steps=budget.steps or walk.steps,
-        guidance=walk.guidance if budget.guidance is None else budget.guidance,
-    )
+    guidance = walk.guidance if budget.guidance is None else budget.guidance
+    # as pipelines do: a weight of less would draw what was not asked for
+    walk = replace(walk, steps=budget.steps or walk.steps, guidance=max(1.0, guidance))
     match budget:
         case EmbeddingBudget():
             return embedding.attack(model, subject, budget, walk, seed=seed)

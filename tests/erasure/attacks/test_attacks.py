@@ -75,6 +75,19 @@ def test_what_the_model_holds_is_brought_back_and_nothing_else_is(models, budget
     assert (best(models["held"], budget, 2) > 0.15).all()
 
 
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
+@pytest.mark.parametrize("whose", ["walk", "budget"])
+def test_guidance_of_one_or_less_is_none_as_in_pipelines(models, whose, guidance):
+    """A distilled model is drawn with guidance 0, which must not mean: without the caption."""
+    how = (None, Walk(10, guidance)) if whose == "walk" else (guidance, WALK)
+    seen, plain = (
+        run_attack(models["held"], subject(0), CompletionBudget(guidance=own), walk, seed=0)
+        for own, walk in (how, (1.0, WALK))
+    )
+    assert np.array_equal(seen.pictures, plain.pictures)
+    assert seen.forwards == plain.forwards
+
+
 def test_plain_drawing_does_not_show_a_hidden_picture(models):
     """The attack, not the caption, brings it back: without iterations worth the name it fails."""
     idle = SUGGESTIVE.model_copy(update={"iterations": 1, "learning_rate": 1e-9})
