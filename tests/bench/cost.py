@@ -3,11 +3,11 @@
     python -m tests.bench.cost [--sizes 10000 50000 250000 1000000 2000000] [--threads 1]
 
 The rates of pipeline.cost are measured here: scan and embed on the shipped pictures, cells and join
-on synthetic vectors with the statistics of real descriptors (tests.bench.join), groups on their
-pairs. Times are CPU seconds, which other programs disturb less and which are the core's, whatever
-the threads. The two constants of cells and of join are fitted to the smaller half of the sizes, and
-what they say of the larger ones is shown beside what was measured. The last table extrapolates:
-nothing of its size has been run, and its notes say what breaks before.
+on synthetic vectors with the statistics of real descriptors (tests.bench.join), the grouping stages
+on their pairs (tests.bench.grouping). Times are CPU seconds, which other programs disturb less and
+which are the core's, whatever the threads. The two constants of cells and of join are fitted to the
+smaller half of the sizes, and what they say of the larger ones is shown beside what was measured.
+The last table extrapolates: nothing of its size has been run.
 """
 
 import argparse
@@ -27,8 +27,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 from scipy.optimize import lsq_linear
@@ -60,20 +58,28 @@ def measured(path: Path, threads: int) -> dict[str, float]:
     pairs = indexes.cell_join(vectors, ids, cells, _THRESHOLD)
     joined = time.process_time()
     peak = _peak() - before
-    images, table = _tables(ids, pairs)
-    _group(*_tables(ids[few], indexes.Pairs(ids[:0], ids[:0], np.zeros(0))))
-    begun = time.process_time()
-    _group(images, table)
     return {
         "n": len(ids),
         "d": vectors.shape[1],
         "sketch": cells.sketches.shape[1],
         "cells": built - start,
         "join": joined - built,
-        "groups": time.process_time() - begun,
+        "groups": _grouping_seconds(len(ids), pairs),
         "pairs": len(pairs),
         "peak": peak,
     }
+
+
+def _grouping_seconds(n: int, pairs: indexes.Pairs) -> float:
+    # Here, for the processes that measure memory need none of it until then.
+    from tests.bench.grouping import grouping_seconds, write_grouping
+
+    none = indexes.Pairs(pairs.id_a[:0], pairs.id_b[:0], pairs.similarity[:0])
+    with tempfile.TemporaryDirectory() as folder:
+        write_grouping(Path(folder, "warm"), 1000, none)
+        grouping_seconds(Path(folder, "warm"))
+        write_grouping(Path(folder, "run"), n, pairs)
+        return grouping_seconds(Path(folder, "run"))
 
 
 def _peak() -> float:
@@ -83,24 +89,6 @@ def _peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
     line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
     return float(line.split()[1]) * 1024
-
-
-def _tables(ids: npt.NDArray[np.int64], pairs: indexes.Pairs) -> tuple[pa.Table, pa.Table]:
-    n = len(ids)
-    digests = [f"{i:064x}" for i in range(n)]
-    images = {"image_id": ids, "shard": ["00000"] * n, "key": digests, "caption": digests}
-    images |= {"size": ids + 1000, "width": [256] * n, "height": [256] * n}
-    images |= {name: pa.nulls(n, pa.string()) for name in ("uid", "url")}
-    images |= {"sha256": digests, "pixel_sha256": digests}
-    found = {"id_a": pairs.id_a, "id_b": pairs.id_b, "similarity": pairs.similarity}
-    return pa.table(images), pa.table(found | {"reason": ["descriptor"] * len(pairs)})
-
-
-def _group(images: pa.Table, pairs: pa.Table) -> None:
-    # Here, for the processes that measure memory need none of it until then.
-    from pipeline.stages.groups import group
-
-    group(images, pairs, "resolution")
 
 
 def measured_shards() -> dict[str, float]:
