@@ -1,10 +1,9 @@
 """Looking at a run, or at a configuration, without running anything."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
@@ -24,6 +23,14 @@ from pipeline.terminal import printable
 
 _DIMENSIONS = {"lite0": 1280, "pdq": 256, "pixels": 768, "sscd": 512, "open_clip": 768}
 _OTHER_DIMENSION = 1024
+
+
+class _Failed(BaseModel):
+    """What the runner writes of a part that failed."""
+
+    error: str
+    attempts: int
+    log: str
 
 
 def status_table(run: Path) -> Table:
@@ -58,11 +65,16 @@ def failures(run: Path) -> Iterator[str]:
     if not paths:
         yield "no part failed"
     for path in paths:
-        record: dict[str, Any] = json.loads(path.read_text())
         place = path.parents[2].relative_to(run) / path.parent.name
-        yield f"{place}/{path.name.removesuffix(FAILED)}: {record['error']}"
-        yield f"  after {record['attempts']} attempts"
-        for line in str(record["log"]).splitlines():
+        name = f"{place}/{path.name.removesuffix(FAILED)}"
+        try:
+            record = _Failed.model_validate_json(path.read_bytes())
+        except ValueError:
+            yield f"{name}: failed, but {path} is damaged; run again to see why"
+            continue
+        yield f"{name}: {printable(record.error)}"
+        yield f"  after {record.attempts} attempts"
+        for line in record.log.splitlines():
             yield "  " + printable(line)
 
 

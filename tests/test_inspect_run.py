@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from shard_builder import ShardBuilder, jpeg, picture
 from vector_builder import clip_retrieval, planted
@@ -70,3 +71,17 @@ def test_failed_parts_of_an_evaluation_set_are_shown(tmp_path: Path) -> None:
         path.write_text('{"error": "damaged", "attempts": 2, "log": "where"}')
     lines = [line for line in failures(tmp_path) if line.endswith("damaged")]
     assert lines == ["embed/00003: damaged", "against/00000/scan/00003: damaged"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"error": "x"}', "\xff", "[" * 100_000])
+def test_a_damaged_record_of_a_failure_is_one_line_and_hides_no_other(tmp_path: Path, text: str):
+    (tmp_path / "run.json").write_text("{}")
+    folder = tmp_path / "receipts/scan"
+    folder.mkdir(parents=True)
+    (folder / "00000.failed.json").write_bytes(text.encode("latin-1"))
+    (folder / "00001.failed.json").write_text(
+        '{"error": "\\u001b[31mred", "attempts": 1, "log": ""}'
+    )
+    first, *others = failures(tmp_path)
+    assert first.startswith("scan/00000: failed, but ") and "damaged" in first
+    assert others == ["scan/00001: \N{REPLACEMENT CHARACTER}[31mred", "  after 1 attempts"]
