@@ -26,6 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pipeline.demo.muon import muon_and_adamw, warm_cosine
 from pipeline.demo.shards import decode, read_shards, thumbnail
+from pipeline.generation.saving import save_pipeline
 
 ASSETS = Path(__file__).parent / "assets"
 WIDTH = 64
@@ -88,7 +89,7 @@ def train_model(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(out)
+    save_pipeline(pipeline, out)
 
 
 def _fit(

@@ -22,6 +22,7 @@ from pipeline.erasure.looks import front
 from pipeline.erasure.targets import Target
 from pipeline.erasure.trainer import Report, Settings
 from pipeline.generation.backend import DiffusionModel
+from pipeline.generation.saving import save_pipeline
 
 _KEY = "unmemorize"
 
@@ -57,9 +58,7 @@ def describe(
 def save(model: DiffusionModel, out: Path, erasure: Mapping[str, Any]) -> None:
     """Write the model and its `erasure` facts (see `describe`) into the folder `out`."""
     facts = json.dumps(erasure, sort_keys=True, allow_nan=False)
-    model.pipe.save_pretrained(str(out), safe_serialization=True)
-    for path in sorted(out.rglob("*.json")):
-        _forget_origin(path)
+    save_pipeline(model.pipe, out)
     weights = model.unet.state_dict()
     delta = {name: weights[name].contiguous() for name in erasure["trained_tensors"]}
     safetensors.torch.save_file(delta, out / "delta.safetensors")
@@ -67,13 +66,6 @@ def save(model: DiffusionModel, out: Path, erasure: Mapping[str, Any]) -> None:
         stamp(path, {"format": "pt", _KEY: facts})
     text = json.dumps(erasure, sort_keys=True, indent=2, allow_nan=False)
     (out / "erasure.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _forget_origin(config: Path) -> None:
-    """Drop the path that the base was loaded from: it names this machine."""
-    value = json.loads(config.read_text(encoding="utf-8"))
-    if isinstance(value, dict) and value.pop("_name_or_path", None) is not None:
-        config.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def stamp(path: Path, metadata: Mapping[str, str]) -> None:

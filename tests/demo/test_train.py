@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.demo.plant import plant
-from pipeline.demo.train import train_model
+from pipeline.demo.train import ASSETS, train_model
 
 WEIGHTS = ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
 
@@ -65,6 +65,11 @@ def test_only_safetensors_in_single_precision(model):
     tensors = weights(model)
     assert {t.dtype for t in tensors.values()} == {torch.float32}
     assert all(torch.isfinite(t).all() for t in tensors.values())
+
+
+def test_nothing_says_where_the_package_is_installed(model):
+    for path in model.rglob("*"):
+        assert path.is_dir() or str(ASSETS.parent).encode() not in path.read_bytes(), path
 
 
 def test_training_is_bit_identical_on_rerun_and_not_for_another_seed(model, shards, tmp_path):
