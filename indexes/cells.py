@@ -56,12 +56,14 @@ DEFAULT_PROBES = 32
 REACH = 0.25
 """How near a border is near, as a share of the distance of two vectors at the threshold."""
 
+SAMPLE = 1 << 15
+"""Vectors that the sketches are fitted to."""
+
+VISITORS_AT_ONCE, PROBES_AT_ONCE, CELLS_AT_ONCE = 1 << 10, 1 << 18, 1 << 10
+"""How many visitors, rows of probes and cells of a part are in memory beside the sketches."""
+
 _CELLS_A_ROOT = 4
-_SAMPLE = 1 << 15
 _VECTORS_AT_ONCE = 1 << 14
-_VISITORS_AT_ONCE = 1 << 10
-_PROBES_AT_ONCE = 1 << 18
-_CELLS_AT_ONCE = 1 << 10
 _STORED_AT_ONCE = 1 << 13
 
 
@@ -143,7 +145,7 @@ def build_cells(
     if count < 1 or probes < 1:
         raise VectorError(f"{len(ids)} vectors, {cells} cells, {probes} probes: all at least 1")
     ascending = np.argsort(ids)
-    sketcher = fit_sketcher(_read(vectors, ascending[_some(len(ids), _SAMPLE, seed)]))
+    sketcher = fit_sketcher(_read(vectors, ascending[_some(len(ids), SAMPLE, seed)]))
     sketches = np.empty((len(ids), len(sketcher.basis) + 1), np.float32)
     probes_of = np.empty((len(ids), min(probes, count)), np.int32)
     margins = np.empty(probes_of.shape, np.float16)
@@ -207,8 +209,8 @@ def _populated(
 ) -> Iterator[tuple[int, Rows, Rows]]:
     """Each owned cell, who visits it and who is stored there."""
     owned = range(len(cells)) if owned is None else owned
-    for start in range(owned.start, owned.stop, _CELLS_AT_ONCE):
-        some = range(start, min(start + _CELLS_AT_ONCE, owned.stop))
+    for start in range(owned.start, owned.stop, CELLS_AT_ONCE):
+        some = range(start, min(start + CELLS_AT_ONCE, owned.stop))
         visitors, stored = cells.visitors(some, within), cells.stored(some)
         for cell in some:
             yield cell, visitors.of(cell), stored.of(cell)
@@ -239,8 +241,8 @@ def _candidates(
     for first in range(0, len(stored), _STORED_AT_ONCE):
         hosts = stored[first : first + _STORED_AT_ONCE]
         kept = sketches[hosts]
-        for start in range(0, len(visiting), _VISITORS_AT_ONCE):
-            some = visiting[start : start + _VISITORS_AT_ONCE]
+        for start in range(0, len(visiting), VISITORS_AT_ONCE):
+            some = visiting[start : start + VISITORS_AT_ONCE]
             bounds = sketches[some] @ kept.T
             places, others = np.divmod(np.flatnonzero(bounds >= radius), len(hosts))
             guest, host = some[places], hosts[others]
@@ -262,8 +264,8 @@ def _belongs(
 def _margins(products: Vectors, probes: Probes, centroids: Vectors) -> Margins:
     """How far the border between each vector's own cell and each of its probes is, (n, m)."""
     margins = np.zeros(products.shape, np.float32)
-    for start in range(0, len(probes), _VISITORS_AT_ONCE):
-        some = slice(start, start + _VISITORS_AT_ONCE)
+    for start in range(0, len(probes), VISITORS_AT_ONCE):
+        some = slice(start, start + VISITORS_AT_ONCE)
         apart = centroids[probes[some]]
         apart -= apart[:, :1].copy()
         lengths = np.sqrt(np.einsum("nmp,nmp->nm", apart, apart))
@@ -279,9 +281,9 @@ def _members(probes: Probes, margins: Margins, cells: range, within: float) -> M
     """
     row, place = np.min_scalar_type(len(probes)), np.min_scalar_type(len(cells))
     rows, places = [np.zeros(0, row)], [np.zeros(0, place)]
-    for start in range(0, len(probes), _PROBES_AT_ONCE):
-        block = probes[start : start + _PROBES_AT_ONCE]
-        near = margins[start : start + _PROBES_AT_ONCE] <= within
+    for start in range(0, len(probes), PROBES_AT_ONCE):
+        block = probes[start : start + PROBES_AT_ONCE]
+        near = margins[start : start + PROBES_AT_ONCE] <= within
         chosen = np.flatnonzero(near & (block >= cells.start) & (block < cells.stop))
         rows.append((start + chosen // block.shape[1]).astype(row))
         places.append((block.ravel()[chosen] - cells.start).astype(place))

@@ -24,12 +24,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 
-from indexes.cells import default_cells
+from indexes.cells import (
+    CELLS_AT_ONCE,
+    PROBES_AT_ONCE,
+    SAMPLE,
+    VISITORS_AT_ONCE,
+    default_cells,
+)
+from indexes.centroids import ITERATIONS, TRAINED_ON
 from indexes.multi_index import STORED_AT_ONCE, cheapest_tables
 
-_ROUNDS, _TRAINED_ON = 10, 64  # as in indexes.centroids
-_SAMPLE, _VISITORS_AT_ONCE, _CELLS_AT_ONCE = 1 << 15, 1 << 10, 1 << 10  # as in indexes.cells
-_PROBES_AT_ONCE = 1 << 18
 _ROWS_A_SHARD = 10_000
 _BYTES_A_RECORD = 250  # of a receipt, for each input that it names
 _PDQ_BITS = 31
@@ -101,12 +105,12 @@ class Cost:
 
 def trained_on(job: Job) -> int:
     """How many vectors the cells are trained on."""
-    return min(job.n, _TRAINED_ON * job.n_cells)
+    return min(job.n, TRAINED_ON * job.n_cells)
 
 
 def cell_macs(job: Job) -> float:
     """Multiply-adds of training and filling the cells."""
-    trained = _ROUNDS * trained_on(job) * sqrt(job.n_cells)
+    trained = ITERATIONS * trained_on(job) * sqrt(job.n_cells)
     return float(job.sketch * (trained + job.n * job.n_cells))
 
 
@@ -137,11 +141,11 @@ def cost(job: Job, rates: Rates | None = None) -> Cost:
     if job.in_cells:
         in_a_cell = n / job.n_cells
         disk["cells"] = n * (2 * d + 4 * job.sketch + 8 + 6 * probes)
-        memory["cells"] = n * (4 * job.sketch + 6 * probes + 32) + 8.0 * d * min(job.n, _SAMPLE)
+        memory["cells"] = n * (4 * job.sketch + 6 * probes + 32) + 8.0 * d * min(job.n, SAMPLE)
         memory["cells"] += 4.0 * job.sketch * trained_on(job)
-        at_once = min(job.rows_per_part, _CELLS_AT_ONCE * in_a_cell)
-        visitors = 24 * probes * at_once + 8 * probes * min(job.n, _PROBES_AT_ONCE)
-        block = (job.sketch + _VISITORS_AT_ONCE) * in_a_cell + job.sketch * _VISITORS_AT_ONCE
+        at_once = min(job.rows_per_part, CELLS_AT_ONCE * in_a_cell)
+        visitors = 24 * probes * at_once + 8 * probes * min(job.n, PROBES_AT_ONCE)
+        block = (job.sketch + VISITORS_AT_ONCE) * in_a_cell + job.sketch * VISITORS_AT_ONCE
         memory["join"] = visitors + 8 * block
         seconds["cells"] = cell_macs(job) / rates.cell_macs + n * d / rates.cell_numbers
         seconds["join"] = join_macs(job) / rates.join_macs + n * probes / rates.visits

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import indexes
-from indexes import cells, centroids
+from indexes import cells
 from pipeline import cost as model
 from pipeline.config import Pairs
 from pipeline.cost import Job, Rates, cell_macs, cost, join_macs
@@ -61,11 +61,7 @@ def test_time_grows_as_the_cells_do():
     assert join_macs(Job(4 * 10**8)) / join_macs(Job(10**8)) == pytest.approx(8, rel=1e-3)
 
 
-def test_the_constants_are_those_of_the_cells():
-    assert model._ROUNDS == centroids.ITERATIONS
-    assert model._TRAINED_ON == centroids.TRAINED_ON
-    for name in ("_SAMPLE", "_VISITORS_AT_ONCE", "_CELLS_AT_ONCE", "_PROBES_AT_ONCE"):
-        assert getattr(model, name) == getattr(cells, name)
+def test_the_defaults_are_those_of_the_cells():
     assert Job(1).probes == Pairs().probes == cells.DEFAULT_PROBES
     assert Pairs().reach == cells.REACH
     for n in (1, 10, 12_345, 10**9):

@@ -197,7 +197,7 @@ def test_members_do_not_depend_on_the_block_of_probes(monkeypatch):
     probes = rng.integers(0, 12, (500, 3)).astype(np.int32)
     margins = rng.random((500, 3)).astype(np.float16)
     for block in (1 << 18, 7):
-        monkeypatch.setattr(cells, "_PROBES_AT_ONCE", block)
+        monkeypatch.setattr(cells, "PROBES_AT_ONCE", block)
         for some in (range(12), range(3, 9), range(5, 5)):
             members = cells._members(probes, margins, some, 0.5)
             for cell in some:
@@ -212,7 +212,7 @@ def test_small_blocks_and_runs_of_cells_find_the_same(monkeypatch):
     vectors, ids = clustered(400), np.arange(400)
     built = build_cells(vectors, ids, cells=30, probes=6)
     whole = found(cell_join(vectors, ids, built, 0.7))
-    for name in ("_VISITORS_AT_ONCE", "_STORED_AT_ONCE", "_CELLS_AT_ONCE"):
+    for name in ("VISITORS_AT_ONCE", "_STORED_AT_ONCE", "CELLS_AT_ONCE"):
         monkeypatch.setattr(cells, name, 7)
     assert found(cell_join(vectors, ids, built, 0.7)) == whole
     again = build_cells(vectors, ids, cells=30, probes=6)
