@@ -1,7 +1,7 @@
 """clusters: the generations of each caption that one copy descriptor holds for alike.
 
 Off unless the configuration names an encoder. No training set is needed. Blank generations are in
-no cluster.
+no cluster, and neither are those without a caption, which have nothing to agree on.
 """
 
 from typing import Any
@@ -20,8 +20,6 @@ from pipeline.runner.merge import merge_stage
 from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.scan import image_limits
 
-Row = dict[str, Any]
-
 
 def plan(context: Context) -> list[Part]:
     """One part a block of generations; none where no encoder is named."""
@@ -39,7 +37,12 @@ def run(part: Part, context: Context) -> Outcome:
     name = str(config.encoder)
     encoder = build_encoder(context.config.embed.encoders[name], context.config.model.device)
     rows = read_rows(context.path(part.inputs[1]), schemas.GENERATIONS)
-    shown = {row["key"] for row in rows if row["status"] == "ok"}
+    rows.sort(key=lambda row: int(row["generation_id"]))
+    by_prompt: dict[int, list[str]] = {}
+    for row in rows:
+        if row["status"] == "ok" and row["prompt_id"] is not None:
+            by_prompt.setdefault(row["prompt_id"], []).append(row["key"])
+    shown = {key for keys in by_prompt.values() for key in keys}
     vectors: dict[str, Any] = {}
     limits = image_limits(context)
     samples = iterate_samples(context.path(part.inputs[0]), shown)
@@ -47,30 +50,24 @@ def run(part: Part, context: Context) -> Outcome:
         pictures = [decode(picture_bytes(sample), limits) for sample in batch]
         found = encoder.encode(pictures).vectors
         vectors |= zip((sample["__key__"] for sample in batch), found, strict=True)
-    by_prompt: dict[Any, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: int(row["generation_id"])):
-        by_prompt.setdefault(row["prompt_id"], []).append(row)
-    written = []
-    for own in by_prompt.values():
-        seen = [row for row in own if row["key"] in vectors]
-        of = dict.fromkeys((row["key"] for row in own), -1)
-        if seen:
-            stacked = np.stack([vectors[row["key"]] for row in seen])
-            labels = density_clusters(stacked, eps=config.eps, min_size=config.min_size)
-            of |= zip((row["key"] for row in seen), labels.tolist(), strict=True)
-        written += [
-            {
-                "generation_id": row["generation_id"],
-                "prompt_id": row["prompt_id"],
-                "encoder": name,
-                "cluster": of[row["key"]],
-            }
-            for row in own
-        ]
+    labels: dict[str, int] = {}
+    for keys in by_prompt.values():
+        stacked = np.stack([vectors[key] for key in keys])
+        own = density_clusters(stacked, eps=config.eps, min_size=config.min_size)
+        labels |= zip(keys, own.tolist(), strict=True)
+    written = [
+        {
+            "generation_id": row["generation_id"],
+            "prompt_id": row["prompt_id"],
+            "encoder": name,
+            "cluster": labels.get(row["key"], -1),
+        }
+        for row in rows
+    ]
     output = f"clusters/part-{part.name}.parquet"
     write_rows(context.path(output), written, schemas.CLUSTERS)
     return Outcome((output,), len(rows), len(written))
 
 
-STAGE = Stage("clusters", 1, ("clusters", "embed"), plan, run, on_device=True)
+STAGE = Stage("clusters", 2, ("clusters", "embed"), plan, run, on_device=True)
 TABLE = merge_stage("clusters-table", "clusters/part-*.parquet", CLUSTERS, schemas.CLUSTERS)

@@ -78,6 +78,21 @@ def test_blank_generations_are_in_none(made):
         write_rows(path, before, schemas.GENERATIONS)
 
 
+def test_pictures_without_a_caption_have_none_to_agree_on(made):
+    """Those of another generator: six noisy copies, which with their caption are one cluster."""
+    path = next(made.run.glob("generations/*.parquet"))
+    before = read_rows(path, schemas.GENERATIONS)
+    alike = prompt_id(made.captions[2])
+    without = [row | {"prompt_id": None} if row["prompt_id"] == alike else row for row in before]
+    write_rows(path, without, schemas.GENERATIONS)
+    try:
+        found = clustered(made)
+        assert {row["cluster"] for row in found if row["prompt_id"] is None} == {-1}
+        assert len(found) == len(before)
+    finally:
+        write_rows(path, before, schemas.GENERATIONS)
+
+
 def test_it_is_off_unless_an_encoder_is_named():
     assert "clusters" not in {stage.name for stage in fitting(AUDIT, make_config({}))}
     for name in ("pdq", "pixels", "unknown"):
