@@ -215,7 +215,7 @@ def _row(aim: _Aim, attempts: Attempts, judged: Judged, params: Any) -> Row:
 
 STAGE = Stage(
     "attack",
-    1,
+    2,
     (
         "erase",
         "generate",

@@ -227,5 +227,5 @@ def _by_prompt(values: Any, seeds: int) -> Any:
     return values.reshape(-1, seeds, *values.shape[1:])
 
 
-STAGE = Stage("probe", 1, ("model", "generate", "probe"), plan, run, tolerant=True, on_device=True)
+STAGE = Stage("probe", 2, ("model", "generate", "probe"), plan, run, tolerant=True, on_device=True)
 TABLE = merge_stage("probe-table", "probes/part-*.parquet", PROBES, schemas.PROBES)
