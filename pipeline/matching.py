@@ -9,12 +9,13 @@ from pipeline.detection.blank import is_blank
 from pipeline.detection.verdict import judge_generation
 from pipeline.errors import ImageRejected, MissingInput
 from pipeline.ids import hash63
-from pipeline.io.images import decode, to_square
+from pipeline.io.images import decode, read_picture_file, to_square
 from pipeline.io.runfolder import DUPLICATES
 from pipeline.io.runjson import read_run_config
 from pipeline.runner.part import Context
 from pipeline.stages.gallery import Gallery, open_gallery
 from pipeline.stages.judging import gather, thresholds
+from pipeline.stages.scan import image_limits
 from pipeline.terminal import printable
 
 
@@ -30,11 +31,11 @@ def match_pictures(paths: Sequence[Path], train: Path, *, as_json: bool) -> Iter
 
 
 def _match(path: Path, gallery: Gallery, context: Context) -> dict[str, Any]:
-    name = str(path)
+    name, limits = str(path), image_limits(context)
     if not path.is_file():
         return {"picture": name, "verdict": "rejected", "reason": "no such file"}
     try:
-        picture = decode(path.read_bytes())
+        picture = decode(read_picture_file(path, limits), limits)
     except ImageRejected as rejection:
         return {
             "picture": name,

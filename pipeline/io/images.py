@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +69,25 @@ def decode(
             return _rgb(image)
         except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
             raise ImageRejected("truncated", first_line(error)) from error
+
+
+def fits(path: Path, limits: ImageLimits) -> bool:
+    """Whether a file is there and of no more bytes than a picture may have."""
+    return path.is_file() and path.stat().st_size <= limits.max_bytes
+
+
+def read_picture_file(path: Path, limits: ImageLimits) -> bytes:
+    """The bytes of a file; what is too large is refused before a byte is read.
+
+    Raises ImageRejected with reason `too_many_bytes`, or `unreadable` with what the system says.
+    """
+    try:
+        size = path.stat().st_size
+        if size > limits.max_bytes:
+            raise ImageRejected("too_many_bytes", f"{size} bytes, at most {limits.max_bytes}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageRejected("unreadable", error.strerror or "") from error
 
 
 def is_animated(data: bytes, limits: ImageLimits | None = None) -> bool:

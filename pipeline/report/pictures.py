@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.errors import InputError
 from pipeline.io import schemas
-from pipeline.io.images import decode
+from pipeline.io.images import ImageLimits, decode
 from pipeline.io.manifest import TrainingImages
 from pipeline.io.shards import iterate_samples, picture_bytes
 from pipeline.io.tables import read_table
@@ -44,10 +44,15 @@ def data_uri(data: bytes, kind: str) -> str:
 
 
 class Pictures:
-    """Thumbnails by id, read once; a picture that cannot be read is counted and left out."""
+    """Thumbnails by id, read once; a picture that cannot be read is counted and left out.
 
-    def __init__(self, sources: Sources, training: TrainingImages | None) -> None:
-        self._sources, self._training = sources, training
+    `limits` are those of drawings, which may be another generator's; `training` has its own.
+    """
+
+    def __init__(
+        self, sources: Sources, training: TrainingImages | None, limits: ImageLimits
+    ) -> None:
+        self._sources, self._training, self._limits = sources, training, limits
         self._redact = sources.context.config.report.redact
         self._seen: dict[int, str | None] = {}
         self.unreadable = 0
@@ -94,7 +99,7 @@ class Pictures:
             return
         for sample in iterate_samples(tar, wanted):
             try:
-                picture = decode(picture_bytes(sample))
+                picture = decode(picture_bytes(sample), self._limits)
                 yield sample["__key__"], thumbnail(picture, redact=self._redact)
             except InputError:
                 self.unreadable += 1

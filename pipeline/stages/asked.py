@@ -8,7 +8,7 @@ the set's is rejected.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from pipeline.errors import ImageRejected, MissingInput
 from pipeline.ids import hash63
 from pipeline.io import schemas
 from pipeline.io.asked_files import Asked, read_asked
-from pipeline.io.images import decode, to_square
+from pipeline.io.digest import sha256_file
+from pipeline.io.images import decode, fits, read_picture_file, to_square
 from pipeline.io.manifest import read_images
 from pipeline.io.runfolder import ACCEPTED, ASKED, DUPLICATES, current_groups
 from pipeline.io.runjson import read_run_config
@@ -38,14 +39,17 @@ _IDS = ("uid", "image_id", "url", "key")
 
 
 def plan(context: Context) -> list[Part]:
-    """One part; picture files that the list names are inputs like the list."""
-    path = _list_of(context)
+    """One part; picture files that the list names are inputs like the list.
+
+    Those that are too large are none: they are refused by their size, whatever is in them.
+    """
+    path, limits = _list_of(context), image_limits(context)
     asked = read_asked(path)
     files = {str(row.row): str(file) for row in asked if (file := _file(row, path)) is not None}
     inputs = [
         path,
         context.train / DUPLICATES,
-        *(Path(file) for file in sorted(set(files.values()))),
+        *(file for file in map(Path, sorted(set(files.values()))) if fits(file, limits)),
     ]
     names = tuple(relative(item, context.run) for item in inputs)
     return [Part("all", names, {"files": files})]
@@ -55,7 +59,8 @@ def run(part: Part, context: Context) -> Outcome:
     """Look for each row."""
     asked = read_asked(_list_of(context))
     files = {int(row): Path(file) for row, file in part.params["files"].items()}
-    known = _Known(context, [row.text for row in asked], files.values())
+    small = {file for file in files.values() if fits(file, image_limits(context))}
+    known = _Known(context, [row.text for row in asked], {sha256_file(file) for file in small})
     rows: list[Row] = []
     for row in asked:
         try:
@@ -79,9 +84,9 @@ def asked_groups(context: Context) -> set[int]:
 
 
 class _Known:
-    """The rows of the training set that asked texts, or files of these bytes, may mean."""
+    """The rows of the training set that asked texts, or files of these digests, may mean."""
 
-    def __init__(self, context: Context, texts: Sequence[str], files: Iterable[Path]) -> None:
+    def __init__(self, context: Context, texts: Sequence[str], digests: set[str]) -> None:
         images = read_images(context.train, columns=_COLUMNS)
         groups = read_table(context.train / DUPLICATES, schemas.DUPLICATES)
         ids = groups["image_id"].to_pylist()
@@ -98,8 +103,7 @@ class _Known:
             "path": self._places(member, wanted),
             "image_id": self._places(pc.cast(images["image_id"], pa.string()), wanted),
         }
-        digests = pa.array(sorted({_sha256(file) for file in files if file.is_file()}), pa.string())
-        self._by_bytes = self._places(images["sha256"], digests)
+        self._by_bytes = self._places(images["sha256"], pa.array(sorted(digests), pa.string()))
 
     def by_name(self, asked: Asked) -> list[Row]:
         """One row a group whose image has that name; none where no image has."""
@@ -108,9 +112,9 @@ class _Known:
                 return self._rows(found, kind)
         return []
 
-    def by_bytes(self, file: Path) -> list[Row]:
+    def by_bytes(self, data: bytes) -> list[Row]:
         """One row a group that holds these very bytes."""
-        return self._rows(self._by_bytes.get(_sha256(file), []), "bytes")
+        return self._rows(self._by_bytes.get(hashlib.sha256(data).hexdigest(), []), "bytes")
 
     def _rows(self, images: list[int], how: str) -> list[Row]:
         first: dict[int, int] = {}
@@ -137,8 +141,8 @@ def _by_picture(asked: Asked, file: Path | None, known: _Known, context: Context
         if asked.kind == "path":
             raise ImageRejected("no_such_file")
         raise ImageRejected("unknown", "no uid, id, url or key of the set, and no picture file")
-    data = file.read_bytes()
-    return known.by_bytes(file) or [_by_looks(data, context)]
+    data = read_picture_file(file, image_limits(context))
+    return known.by_bytes(data) or [_by_looks(data, context)]
 
 
 def _by_looks(data: bytes, context: Context) -> Row:
@@ -202,10 +206,6 @@ def _file(asked: Asked, listed_in: Path) -> Path | None:
         except OSError:  # a name too long for a file
             return None
     return None
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 STAGE = Stage("asked", 1, ("prompts", "match", "verdict", "embed", "scan", "train"), plan, run)

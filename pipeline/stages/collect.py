@@ -25,7 +25,7 @@ from pipeline.io.given_pictures import (
     read_sidecars,
     read_told,
 )
-from pipeline.io.images import ImageLimits, decode, is_animated
+from pipeline.io.images import ImageLimits, decode, is_animated, read_picture_file
 from pipeline.io.runfolder import ACCEPTED, part_name
 from pipeline.io.shards import Shard, group_members, read_member
 from pipeline.io.tables import read_parts, read_table, write_rows
@@ -155,7 +155,7 @@ def _of_file(root: Path, file: PictureFile, context: Context) -> Row:
     try:
         if plain != file.key:
             raise ImageRejected("bad_key", "the name is not UTF-8")
-        data = _read_file(root / file.key, image_limits(context))
+        data = read_picture_file(root / file.key, image_limits(context))
         picture = decode(data, image_limits(context))
         told = read_told(read_sidecars(root, file))
         row |= {"size": len(data), "width": picture.width, "height": picture.height}
@@ -165,16 +165,6 @@ def _of_file(root: Path, file: PictureFile, context: Context) -> Row:
     except ImageRejected as rejection:
         row |= {"reason": rejection.reason, "detail": str(rejection)[:500]}
     return row
-
-
-def _read_file(path: Path, limits: ImageLimits) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > limits.max_bytes:
-            raise ImageRejected("too_many_bytes", f"{size} bytes, at most {limits.max_bytes}")
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageRejected("unreadable", error.strerror or "") from error
 
 
 def _moving(data: bytes, limits: ImageLimits) -> Row:

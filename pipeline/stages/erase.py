@@ -18,7 +18,7 @@ from pipeline.erasure.trainer import erase as train
 from pipeline.errors import ConfigError, ImageRejected, InputError
 from pipeline.generation.backend import DiffusionModel, fresh_model
 from pipeline.io.atomic import atomic_path
-from pipeline.io.images import decode, to_square
+from pipeline.io.images import decode, fits, read_picture_file, to_square
 from pipeline.io.runfolder import DUPLICATES, FINDINGS
 from pipeline.io.target_files import Named, read_targets
 from pipeline.runner.part import Context, Outcome, Part, Stage, relative
@@ -96,7 +96,10 @@ def named_targets(context: Context) -> list[Named]:
 
 def _named_inputs(named: list[Named], context: Context) -> list[str]:
     listed = [Path(context.config.erase.targets)] if context.config.erase.targets else []
-    pictures = [target.picture for target in named if target.picture]
+    limits = image_limits(context)  # what is too large will be refused by its size alone
+    pictures = [
+        target.picture for target in named if target.picture and fits(target.picture, limits)
+    ]
     return [relative(path, context.run) for path in (*listed, *pictures)]
 
 
@@ -113,7 +116,7 @@ def _load(named: list[Named], context: Context, resolution: int) -> list[Target]
         pictures = no_pictures()
         if target.picture is not None:
             try:
-                image = decode(target.picture.read_bytes(), limits)
+                image = decode(read_picture_file(target.picture, limits), limits)
             except ImageRejected as error:
                 raise InputError(f"{target.picture}: {error.reason}: {error}") from error
             pictures = to_square(image, resolution)[np.newaxis]

@@ -42,7 +42,7 @@ def run(part: Part, context: Context) -> Outcome:
     """Write the report's folder."""
     sources = Sources(context)
     facts = replace(collect(context), files=sources.digests())
-    pictures = Pictures(sources, _training_images(context))
+    pictures = Pictures(sources, _training_images(context), image_limits(context))
     light, dark = draw_all(facts, LIGHT), draw_all(facts, DARK)
     texts = {
         "index.html": render_page(facts, pictures, light, dark),

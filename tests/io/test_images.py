@@ -3,6 +3,7 @@ import struct
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from pipeline.errors import ImageRejected
-from pipeline.io.images import ImageLimits, decode, encode_png, to_square
+from pipeline.io.images import (
+    ImageLimits,
+    decode,
+    encode_png,
+    fits,
+    read_picture_file,
+    to_square,
+)
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 ORIENTATION = 0x0112
@@ -356,3 +364,19 @@ def test_whatever_the_bytes_a_picture_or_a_reason(base, edits, kept):
         assert rejection.reason in {
             "empty", "not_an_image", "format", "truncated", "too_many_pixels", "too_small"
         }  # fmt: skip
+
+
+def test_a_file_is_measured_before_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(bytes(100))
+    assert fits(path, ImageLimits(max_bytes=100)) and not fits(path, ImageLimits(max_bytes=99))
+    assert read_picture_file(path, ImageLimits(max_bytes=100)) == bytes(100)
+    assert not fits(tmp_path, ImageLimits()) and not fits(tmp_path / "b.jpg", ImageLimits())
+    for missing in (tmp_path / "b.jpg", tmp_path):
+        with pytest.raises(ImageRejected) as caught:
+            read_picture_file(missing, ImageLimits(max_bytes=1 << 20))
+        assert caught.value.reason == "unreadable"
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("it was read"))
+    with pytest.raises(ImageRejected, match="100 bytes, at most 99") as caught:
+        read_picture_file(path, ImageLimits(max_bytes=99))
+    assert caught.value.reason == "too_many_bytes"

@@ -15,6 +15,11 @@ import yaml
 from PIL import Image
 from synthetic_run import SyntheticRun, pictures_of
 
+from pipeline.io import schemas
+from pipeline.io.images import ImageLimits
+from pipeline.io.tables import read_rows
+from pipeline.report.pictures import Pictures
+from pipeline.report.sources import Sources
 from pipeline.runner.engine import Options, run_stages
 from pipeline.runner.part import Context
 from pipeline.runner.progress import SilentProgress
@@ -211,6 +216,23 @@ def test_thumbnails_are_the_pictures_encoded_anew(hostile: Path) -> None:
     training = pictures_of(len(COPIES))[-1]
     nearest = min(float(np.abs(np.asarray(p, np.float64) - training).mean()) for p in pictures)
     assert nearest == 0
+
+
+def test_drawings_beyond_the_configured_caps_are_not_decoded(tmp_path: Path) -> None:
+    """They may be another generator's; training pictures have the caps that they were read by."""
+    run = SyntheticRun(tmp_path / "run")
+    run.dataset()
+    run.audit()
+    drawn = read_rows(run.run / "generations/00000.parquet", schemas.GENERATIONS)
+    ids = [row["generation_id"] for row in drawn]
+    for cap, shown in ((32 * 32, len(ids)), (32 * 32 - 1, 0)):
+        pictures = Pictures(Sources(run.context), None, ImageLimits(max_pixels=cap))
+        assert len(pictures.generations(ids)) == shown
+        assert pictures.unreadable == len(ids) - shown
+    whole = len(thumbnails(write_report(run.context) / "index.html"))
+    scan = run.context.config.scan.model_copy(update={"max_pixels": 32 * 32 - 1})
+    config = run.context.config.model_copy(update={"scan": scan})
+    assert len(thumbnails(write_report(Context(run.run, config)) / "index.html")) < whole
 
 
 def test_moved_shards_leave_the_numbers(tmp_path: Path) -> None:

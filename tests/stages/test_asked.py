@@ -98,8 +98,11 @@ def test_a_picture_file_is_found_by_bytes_and_by_what_it_shows(root, tmp_path):
     (files / "stranger.png").write_bytes(png(picture(300)))
     (files / "cut.png").write_bytes(png(picture(6))[: len(png(picture(6))) // 2])
     (files / "white.png").write_bytes(png(Image.new("RGB", (50, 50), "white")))
+    with (files / "huge.png").open("wb") as file:
+        file.truncate(1 << 40)  # without a block on the disk; to read it would take an hour
     names = ["same.jpg", "resized.png", "stranger.png", "cut.png", "white.png", "nowhere.png"]
-    pq.write_table(pa.table({"file_name": names, "n": range(6)}), files / "list.parquet")
+    names += ["huge.png"]
+    pq.write_table(pa.table({"file_name": names, "n": range(7)}), files / "list.parquet")
     code, said, found = ask(root, files / "list.parquet", tmp_path / "run")
     assert code == 2, said
     by_name = {row["asked"]: row for row in found}
@@ -111,9 +114,14 @@ def test_a_picture_file_is_found_by_bytes_and_by_what_it_shows(root, tmp_path):
     assert (stranger["status"], stranger["found"], stranger["image_id"]) == ("ok", False, None)
     assert stranger["detail"] == "not in the training set" and stranger["asked_l2"] > 0.15
     reasons = {name: row["reason"] for name, row in by_name.items() if row["reason"]}
-    assert reasons == {"cut.png": "truncated", "white.png": "blank", "nowhere.png": "no_such_file"}
+    assert reasons == {
+        "cut.png": "truncated",
+        "white.png": "blank",
+        "nowhere.png": "no_such_file",
+        "huge.png": "too_many_bytes",
+    }
     summary = json.loads((tmp_path / "run/report/summary.json").read_text())["asked"]
-    assert (summary["rows"], summary["not_in_set"]) == (6, 1)
+    assert (summary["rows"], summary["not_in_set"]) == (7, 1)
 
 
 def test_a_column_says_what_is_meant_and_redaction_hides_it(root, tmp_path):

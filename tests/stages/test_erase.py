@@ -53,6 +53,19 @@ def test_pictures_of_a_list(tmp_path, base):
     assert [(t["captions"], t["pictures"]) for t in facts["targets"]] == [(2, 1)]
 
 
+def test_a_file_too_large_for_a_picture_is_refused_unread(tmp_path, base):
+    with (tmp_path / "cat.png").open("wb") as file:
+        file.truncate(1 << 40)  # without a block on the disk; to read it would take an hour
+    listed = tmp_path / "mine.csv"
+    listed.write_text("caption,image\na cat,cat.png\n")
+    values = erase_settings(str(base), Erased(targets=listed), "esd-gt")
+    context = Context(tmp_path, make_config(values))
+    (part,) = erase.STAGE.plan(context)
+    assert not any("cat.png" in name for name in part.inputs)  # whose digests are taken
+    with pytest.raises(InputError, match=r"cat\.png: too_many_bytes: 1099511627776 bytes"):
+        erase.STAGE.run(part, context)
+
+
 def test_a_picture_that_is_none_is_named(tmp_path, base):
     (tmp_path / "cat.png").write_bytes(b"no picture")
     listed = tmp_path / "mine.csv"
