@@ -3,6 +3,7 @@
 import copy
 import difflib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -341,6 +342,12 @@ class Generate(Section):
     batch_size: Count = 32
     prompts_per_part: Count = 16
     folder: Path | None = None
+
+    @property
+    def schedule(self) -> list[range]:
+        """The numbers of the pictures of a caption that each round draws."""
+        ends = [end for end in self.rounds if end < self.per_prompt]
+        return [range(start, end) for start, end in pairwise([0, *ends, self.per_prompt])]
 
 
 class Match(Section):

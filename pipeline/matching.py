@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.calibration.audit_record import verdict_thresholds
 from pipeline.detection.blank import is_blank
 from pipeline.detection.verdict import judge_generation
 from pipeline.errors import ImageRejected, MissingInput
@@ -14,7 +15,7 @@ from pipeline.io.runfolder import DUPLICATES
 from pipeline.io.runjson import read_run_config
 from pipeline.runner.part import Context
 from pipeline.stages.gallery import Gallery, open_gallery
-from pipeline.stages.judging import gather, thresholds
+from pipeline.stages.judging import gather
 from pipeline.stages.scan import image_limits
 from pipeline.terminal import printable
 
@@ -47,7 +48,7 @@ def _match(path: Path, gallery: Gallery, context: Context) -> dict[str, Any]:
     blank = bool(is_blank(to_square(picture, side)[None])[0])
     generation = {"generation_id": hash63(name), "status": "rejected" if blank else "ok"}
     evidence = gather(generation, matches, searched=True)
-    judged = judge_generation(evidence, thresholds(context.config.verdict))
+    judged = judge_generation(evidence, verdict_thresholds(context.config.verdict))
     nearest = next((m for m in matches if m["image_id"] == judged.image_id), None)
     nearest = nearest or next(iter(matches), None)
     row: dict[str, Any] = {"picture": name, "verdict": str(judged.verdict)}

@@ -52,7 +52,7 @@ from pipeline.stages import (
     verdict,
     verify,
 )
-from pipeline.stages.rounds import MOST_ROUNDS, schedule
+from pipeline.stages.rounds import MOST_ROUNDS
 
 DEMO: tuple[Stage, ...] = (shards.STAGE, model.STAGE)
 DEDUP: tuple[Stage, ...] = (
@@ -152,7 +152,7 @@ def fitting(stages: Sequence[Stage], config: RunConfig) -> tuple[Stage, ...]:
     idle |= set() if config.clusters.encoder else {clusters.STAGE, clusters.TABLE}
     idle |= set() if config.verify.attacks else {attack.STAGE}
     idle |= set() if config.onto else {adopt.STAGE}
-    rounds = len(schedule(config.generate))
+    rounds = len(config.generate.schedule)
     idle |= {*generate.STAGES[rounds:], *match.STAGES[rounds:], *judge.STAGES[rounds - 1 :]}
     idle |= set() if any(map(is_remote, config.dataset.shards)) else {fetch.STAGE}
     idle |= set() if config.prompts.images else {asked.STAGE, answer.STAGE}

@@ -17,8 +17,11 @@ FORBIDDEN = {
     "pipeline/mitigation": {*RUNS, "erasure", "encoders", "config"},
     "pipeline/erasure": {*RUNS, "encoders", "config"},
     "pipeline/runner": {"cli", "jobs", "registry", "stages", "report", "demo", "generation"},
+    "pipeline/report": {"cli", "jobs", "registry", "stages", "generation", "erasure", "encoders"},
     "pipeline/stages": {"cli", "jobs", "registry"},
 }
+MUTUAL = {("calibration", "stages")}
+"""Its records are read by stages, and its commands run some: no module of it does both."""
 DASK = {"pipeline/runner/cluster.py"}
 
 
@@ -42,6 +45,18 @@ def test_imports_go_one_way(folder):
         ours = [name.split(".") for name in imported(path) if name.split(".")[0] == "pipeline"]
         heads = {part for names in ours for part in names[:2]}
         assert not heads & FORBIDDEN[folder], path
+
+
+def test_no_two_folders_import_each_other():
+    """Nor two modules of the package that lie beside the folders."""
+    imports: dict[str, set[str]] = {}
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        names = (name.split(".") for name in imported(path))
+        seen = {name[1] for name in names if name[0] == "pipeline" and len(name) > 1}
+        first = path.relative_to(ROOT / "pipeline").parts[0].removesuffix(".py")
+        imports.setdefault(first, set()).update(seen - {first})
+    mutual = {(a, b) for a in imports for b in imports[a] if a in imports.get(b, ()) and a < b}
+    assert mutual == MUTUAL
 
 
 def test_only_one_module_knows_dask():

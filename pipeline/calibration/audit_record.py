@@ -6,8 +6,10 @@ from pydantic import Field
 
 from pipeline.calibration.record import Rate, Record, read_record
 from pipeline.config import Count, Fraction, Section
+from pipeline.config import Verdict as VerdictConfig
 from pipeline.detection.intervals import upper_bound
 from pipeline.detection.posterior import Belief, Reference
+from pipeline.detection.verdict import Thresholds
 from pipeline.errors import ConfigError
 
 
@@ -81,3 +83,12 @@ class AuditCalibration(Record):
 def read_audit_calibration(path: Path) -> AuditCalibration:
     """Read the file; raise MissingInput or ConfigError with one line."""
     return read_record(path, AuditCalibration, "calibrate audit")
+
+
+def verdict_thresholds(
+    config: VerdictConfig, calibration: ModelCalibration | None = None
+) -> Thresholds:
+    """The default thresholds, replaced by a model's calibration, and that by the configuration."""
+    if calibration is not None and config.max_ratio is None:
+        config = config.model_copy(update={"max_ratio": calibration.max_ratio})
+    return Thresholds(**config.model_dump(exclude_none=True, exclude={"calibration"}))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from pipeline.calibration.audit_record import read_audit_calibration
+from pipeline.calibration.audit_record import read_audit_calibration, verdict_thresholds
 from pipeline.config import Verdict as VerdictConfig
 from pipeline.detection.intervals import upper_bound
 from pipeline.detection.unconditional import rarefied
@@ -17,8 +17,6 @@ from pipeline.report.bins import bin_label, bin_labels
 from pipeline.report.facts import Audit, Extracted, Extraction, Finding, Point, Rate, Series
 from pipeline.report.sources import Sources, count_rows
 from pipeline.report.text import short_hash
-from pipeline.stages.judging import thresholds
-from pipeline.stages.rounds import schedule
 
 Row = dict[str, Any]
 SHOWN = tuple(str(verdict) for verdict in (*HITS, Verdict.UNDECIDED))
@@ -62,7 +60,7 @@ def audit(sources: Sources, findings: list[Row]) -> Audit | None:
         flagged_controls=Rate.of(_flagged(controls), len(controls)),
         calibration=tuple(sorted({row["calibration"] for row in findings})),
         thresholds=_thresholds(config.verdict, models),
-        rounds=tuple(drawn.stop for drawn in schedule(config.generate)),
+        rounds=tuple(drawn.stop for drawn in config.generate.schedule),
         sampling=_sampling(drawn, redact=config.report.redact),
         unet_forwards=sum(row["n_unet_forwards"] for row in findings),
         model_fingerprints=models,
@@ -164,13 +162,13 @@ def _finding(row: Row, best: Row) -> Finding:
 def _thresholds(config: VerdictConfig, models: Sequence[str]) -> dict[str, Any]:
     """Those that verdicts were made with, without the calibrated one where its file is gone."""
     if config.calibration is None:
-        return vars(thresholds(config))
+        return vars(verdict_thresholds(config))
     try:
         known = read_audit_calibration(config.calibration).models
     except UnmemorizeError:  # findings name what it said
         known = {}
     found = [known[model] for model in models if model in known]
-    said = vars(thresholds(config, found[0] if found else None))
+    said = vars(verdict_thresholds(config, found[0] if found else None))
     is_known = bool(found) or config.max_ratio is not None
     return {name: value for name, value in said.items() if is_known or name != "max_ratio"}
 

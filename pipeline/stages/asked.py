@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.calibration.audit_record import verdict_thresholds
 from pipeline.detection.blank import is_blank
 from pipeline.detection.verdict import Verdict, judge_generation
 from pipeline.encoders import metric_of
@@ -30,7 +31,7 @@ from pipeline.io.runjson import read_run_config
 from pipeline.io.tables import read_table, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage, reject_counts, relative
 from pipeline.stages.gallery import open_gallery
-from pipeline.stages.judging import gather, thresholds
+from pipeline.stages.judging import gather
 from pipeline.stages.scan import image_limits
 
 Row = dict[str, Any]
@@ -154,7 +155,7 @@ def _by_looks(data: bytes, context: Context) -> Row:
     matches = gallery.measure([picture])[0]
     generation = {"generation_id": hash63(hashlib.sha256(data).hexdigest()), "status": ACCEPTED}
     evidence = gather(generation, matches, searched=True)
-    judged = judge_generation(evidence, thresholds(context.config.verdict))
+    judged = judge_generation(evidence, verdict_thresholds(context.config.verdict))
     by_id = {match["image_id"]: match for match in matches}
     nearest = matches[0] if matches else None
     if judged.verdict is Verdict.VERBATIM and judged.image_id is not None:

@@ -32,7 +32,7 @@ from pipeline.stages.models import (
     require_sampler,
     unconditional,
 )
-from pipeline.stages.rounds import MOST_ROUNDS, drawn_in, round_name, schedule
+from pipeline.stages.rounds import MOST_ROUNDS, drawn_in, round_name
 
 
 def plan(context: Context, number: int = 0) -> list[Part]:
@@ -41,7 +41,7 @@ def plan(context: Context, number: int = 0) -> list[Part]:
     A model without captions draws all of its pictures in the first round, in blocks.
     """
     config = context.config.generate
-    rounds = schedule(config)
+    rounds = config.schedule
     if number >= len(rounds):
         return []
     require_sampler(context)

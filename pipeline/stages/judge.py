@@ -16,7 +16,7 @@ from pipeline.io.tables import read_table, write_rows
 from pipeline.runner.part import Context, Outcome, Part, Stage
 from pipeline.stages.beliefs import belief_of, standardized_scores
 from pipeline.stages.judging import Judged, judge, judging_parts
-from pipeline.stages.rounds import MOST_ROUNDS, drawn_parts, round_name, schedule
+from pipeline.stages.rounds import MOST_ROUNDS, drawn_parts, round_name
 
 _FOR_TEMPLATE = 8
 """Drawings that a template rests on at least, where so many are drawn."""
@@ -24,7 +24,7 @@ _FOR_TEMPLATE = 8
 
 def plan(context: Context, number: int = 0) -> list[Part]:
     """Parts for the captions that round `number` drew; none after the last round."""
-    if number + 1 >= len(schedule(context.config.generate)):
+    if number + 1 >= len(context.config.generate.schedule):
         return []
     drawn: dict[int, None] = {}
     for path in drawn_parts(context, number):

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.batches import batched
-from pipeline.calibration.audit_record import ModelCalibration
-from pipeline.config import Verdict as VerdictConfig
+from pipeline.calibration.audit_record import verdict_thresholds
 from pipeline.detection.caption_verdict import CaptionVerdict, judge_caption
 from pipeline.detection.tiled_l2 import pairwise_tiled_l2
 from pipeline.detection.verdict import DISTANCES, GenerationEvidence, Match, Thresholds
@@ -108,16 +107,9 @@ def uncaptioned(
     return rows, matches, evidence
 
 
-def thresholds(config: VerdictConfig, calibration: ModelCalibration | None = None) -> Thresholds:
-    """The default thresholds, replaced by a model's calibration, and that by the configuration."""
-    if calibration is not None and config.max_ratio is None:
-        config = config.model_copy(update={"max_ratio": calibration.max_ratio})
-    return Thresholds(**config.model_dump(exclude_none=True, exclude={"calibration"}))
-
-
 def limits_of(context: Context) -> Thresholds:
     """The thresholds of a run. Raises ConfigError for a calibration of other models."""
-    return thresholds(context.config.verdict, calibration_of(context))
+    return verdict_thresholds(context.config.verdict, calibration_of(context))
 
 
 def gather(generation: Row, matches: Iterable[Row], *, searched: bool) -> GenerationEvidence:

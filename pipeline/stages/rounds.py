@@ -7,11 +7,9 @@ that are most probably memorized.
 """
 
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Generate
 from pipeline.detection.posterior import MEMORIZED, posterior
 from pipeline.io import schemas
 from pipeline.io.runfolder import SCREEN
@@ -23,12 +21,6 @@ from pipeline.stages.prompts import distinct_prompts
 MOST_ROUNDS = 5
 
 Row = dict[str, Any]
-
-
-def schedule(config: Generate) -> list[range]:
-    """The numbers of the pictures of a caption that each round draws."""
-    ends = [end for end in config.rounds if end < config.per_prompt]
-    return [range(start, end) for start, end in pairwise([0, *ends, config.per_prompt])]
 
 
 def round_name(stage: str, number: int) -> str:
@@ -44,7 +36,7 @@ def drawn_parts(context: Context, number: int) -> list[Path]:
 
 def drawn_in(context: Context, number: int) -> list[Row]:
     """The captions that round `number`, from 0, draws: prompt_id and caption, by rank."""
-    rounds = schedule(context.config.generate)
+    rounds = context.config.generate.schedule
     if number >= len(rounds):
         return []
     prompts = distinct_prompts(context)

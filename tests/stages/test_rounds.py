@@ -16,7 +16,6 @@ from pipeline.registry import AUDIT, DEDUP
 from pipeline.runner.part import Context
 from pipeline.runner.progress import SilentProgress
 from pipeline.stages.judging import limits_of
-from pipeline.stages.rounds import schedule
 
 STEPS = 4
 
@@ -71,12 +70,12 @@ def sequential(root):
 
 
 def test_the_schedule_ends_with_the_most_drawings():
-    assert schedule(Generate(per_prompt=6, rounds=(2, 4))) == [
+    assert Generate(per_prompt=6, rounds=(2, 4)).schedule == [
         range(2),
         range(2, 4),
         range(4, 6),
     ]
-    assert schedule(Generate(per_prompt=2, rounds=(2, 4))) == [range(2)]
+    assert Generate(per_prompt=2, rounds=(2, 4)).schedule == [range(2)]
 
 
 def test_without_rounds_every_caption_is_drawn_in_full(exhaustive):
