@@ -10,6 +10,7 @@ RUNS = {"cli", "jobs", "registry", "stages", "runner", "report", "demo"}
 FORBIDDEN = {
     "indexes": {"pipeline"},
     "pipeline/detection": {"runner", "stages", "io", "generation", "erasure", "config", "encoders"},
+    "pipeline/config": {*RUNS, "io", "generation", "encoders", "detection"},
     "pipeline/geometry": {*RUNS, "io", "generation", "erasure"},
     "pipeline/io": {*RUNS, "generation", "encoders", "erasure", "detection"},
     "pipeline/encoders": {*RUNS, "generation", "erasure", "detection"},

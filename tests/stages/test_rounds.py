@@ -9,7 +9,7 @@ from tiny_model import build_tiny_pipeline
 
 from pipeline.calibration.audit import calibrate_audit
 from pipeline.calibration.audit_record import read_audit_calibration
-from pipeline.config import Generate, make_config
+from pipeline.config import make_config
 from pipeline.errors import ConfigError, FingerprintMismatch, MissingInput
 from pipeline.jobs import Job, run_job
 from pipeline.registry import AUDIT, DEDUP
@@ -67,15 +67,6 @@ def exhaustive(root):
 @pytest.fixture(scope="module")
 def sequential(root):
     return audit(root, "sequential", rounds=[2, 4])
-
-
-def test_the_schedule_ends_with_the_most_drawings():
-    assert Generate(per_prompt=6, rounds=(2, 4)).schedule == [
-        range(2),
-        range(2, 4),
-        range(4, 6),
-    ]
-    assert Generate(per_prompt=2, rounds=(2, 4)).schedule == [range(2)]
 
 
 def test_without_rounds_every_caption_is_drawn_in_full(exhaustive):

@@ -1,19 +1,13 @@
+"""Reading a configuration: YAML that may be hostile, overrides, all mistakes at once."""
+
 import time
 
 import pytest
 from pydantic import ValidationError
+from refused_config import refused
 
 from pipeline.config import RunConfig, load_config, make_config, read_yaml
 from pipeline.errors import ConfigError, MissingInput
-from pipeline.jobs import choose_stages
-from pipeline.registry import DEDUP, fitting
-from pipeline.shipped import config_path
-
-
-def refused(values, *overrides):
-    with pytest.raises(ConfigError) as caught:
-        make_config(values, overrides)
-    return str(caught.value)
 
 
 def yaml_refused(tmp_path, text):
@@ -177,54 +171,3 @@ def test_a_sound_file_with_a_wrong_field_names_the_file(tmp_path):
         f"{tmp_path}/run.yaml: 1 mistake",
         "  sed: unknown field; did you mean seed?",
     ]
-
-
-# What fits together.
-
-
-def test_encoders_that_are_used_must_be_there():
-    message = refused({"embed": {"encoders": {"copies": {"kind": "pdq"}}}})
-    assert "match.encoders: 'lite0' is not one of embed.encoders" in message
-    assert "match.encoders: 'pixels'" in message
-    assert "pairs.min_similarity: 'lite0'" in message
-    assert len(message.splitlines()) == 2
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ({"kind": "resnet"}, "kind"),
-        ({"kind": "open_clip"}, "needs a model name"),
-        ({"kind": "timm"}, "needs a model name"),
-        ({"kind": "sscd", "weights": "x.pt"}, "needs weights (a TorchScript file) and its sha256"),
-        ({"kind": "sscd", "weights": "x.pt", "sha256": "abc"}, "sha256"),
-        ({"kind": "sscd", "weights": "x.pt", "sha256": "A" * 64}, "sha256"),
-        ({"kind": "pdq", "size": 0}, "size"),
-    ],
-)
-def test_encoders_are_complete(spec, message):
-    assert message in refused({"embed": {"encoders": {"lite0": spec}}})
-
-
-@pytest.mark.parametrize("name", ["../x", "a b", "", "a/b", "a.b", "---"])
-def test_encoder_names_are_folder_names(name):
-    assert "letters, digits, - and _ only" in refused(
-        {"embed": {"encoders": {name: {"kind": "pdq"}}}}
-    )
-
-
-def test_methods_have_distinct_plain_names():
-    esd = {"name": "esd", "objective": "esd"}
-    assert "the same name" in refused({"erase": {"methods": [esd, esd]}})
-    assert "erase.methods.0.name" in refused({"erase": {"methods": [esd | {"name": "../x"}]}})
-
-
-def test_pixels_beyond_pillow_s_own_limit_are_refused():
-    assert "scan.max_pixels" in refused({"scan": {"max_pixels": 200_000_000}})
-
-
-@pytest.mark.parametrize("name", ["dedup-laion", "dedup-embeddings", "cluster"])
-def test_shipped_deduplications_leave_no_stage_out(name):
-    config = load_config(config_path(name))
-    chosen = {stage.name for stage in choose_stages(config.stages)}
-    assert {stage.name for stage in fitting(DEDUP, config)} <= chosen
