@@ -107,12 +107,11 @@ class _Best:
         """Scores (q, m) of all asking rows, or of those at `places`, with the rows `labels`."""
         places = np.arange(len(self.asking)) if places is None else places
         scores[labels[None, :] == self.asking[places][:, None]] = -np.inf  # itself
-        scores[scores < least] = -np.inf
         width = self._scores.shape[1]
         chosen = _largest(scores, width)
-        merged = np.concatenate(
-            [self._scores[places], np.take_along_axis(scores, chosen, 1)], axis=1
-        )
+        largest = np.take_along_axis(scores, chosen, 1)
+        largest[largest < least] = -np.inf  # not before: among many equals `_largest` is slow
+        merged = np.concatenate([self._scores[places], largest], axis=1)
         names = np.concatenate([self._labels[places], labels[chosen]], axis=1)
         kept = _largest(merged, width)
         self._scores[places] = np.take_along_axis(merged, kept, 1)

@@ -17,7 +17,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, Conv2dSame
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pipeline.encoders.base import Encoded, Metric, unit_rows
@@ -84,6 +84,7 @@ def network(device: str) -> Any:
     loaded = _fold(loaded.eval())
     if device == "cpu":
         _choose_onednn(loaded)
+        _pad_within(loaded)
     return loaded.to(device, memory_format=torch.channels_last)
 
 
@@ -115,3 +116,41 @@ def _choose_onednn(network: Any) -> None:
     for layer in network.modules():
         if isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1):
             layer.dilation = (2, 2)
+
+
+def _pad_within(network: Any) -> None:
+    """Have convolutions of stride 2 pad by themselves: a tenth of the time was spent on copies."""
+    for block in list(network.modules()):
+        for name, layer in list(block.named_children()):
+            if isinstance(layer, Conv2dSame):
+                setattr(block, name, _PaddingItself(layer))
+
+
+class _PaddingItself(torch.nn.Module):
+    """A convolution of stride 2 with TensorFlow's padding, without a copy of an even-sided input.
+
+    TensorFlow pads an even side by one pixel more after it than before, which torch's convolutions
+    cannot: timm copies the input into a larger one. A kernel with a leading row and column of
+    zeros, padded alike on both sides, sees the same pixels.
+    """
+
+    def __init__(self, layer: Conv2dSame) -> None:
+        super().__init__()
+        size = layer.kernel_size[0]
+        self._copying = layer
+        self._wider = torch.nn.Conv2d(
+            layer.in_channels,
+            layer.out_channels,
+            size + 1,
+            stride=layer.stride,
+            padding=(size - 1) // 2,
+            groups=layer.groups,
+        )
+        self._wider.weight = torch.nn.Parameter(torch.nn.functional.pad(layer.weight, (1, 0, 1, 0)))
+        self._wider.bias = layer.bias
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Convolve (n, c, h, w)."""
+        even = batch.shape[2] % 2 == 0 and batch.shape[3] % 2 == 0
+        out: torch.Tensor = self._wider(batch) if even else self._copying(batch)
+        return out

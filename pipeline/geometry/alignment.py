@@ -1,9 +1,13 @@
 """The affine map of one picture onto another that their local features vote for.
 
-Descriptors are compared as RootSIFT (Arandjelovic and Zisserman 2012): with d a descriptor,
-sqrt(d / |d|_1) has unit norm, and inner products are Hellinger kernels of histograms. Two features
-match if each is the other's nearest and clearly nearer than the next one (Lowe 2004, section 7.1:
-at most 0.8 of the second's distance). Similarities through pairs of matches are drawn at random and
+Binary descriptors are compared by the bits that differ. With their bits as signs, a and b of
++1 and -1 in d places,
+
+    hamming(a, b) = (d - a . b) / 2
+
+so that all distances of two pictures are one matrix product. Two features match if each is the
+other's nearest and clearly nearer than the next one (Lowe 2004, section 7.1: at most 0.8 of the
+second's distance). Similarities through pairs of matches are drawn at random and
 the one with most inliers wins (RANSAC, Fischler and Bolles 1981); an affine map, which a changed
 aspect needs, is then fitted to its inliers by least squares.
 """
@@ -22,6 +26,7 @@ Points = npt.NDArray[np.float32]
 RATIO = 0.8
 REPROJECTION_PX = 5.0
 _DRAWS = 500
+_SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) * np.float32(2) - 1
 _FOR_AFFINE = 6  # inliers; three determine it, and say nothing of whether it is right
 
 
@@ -49,7 +54,7 @@ def align(
     first: LocalFeatures, second: LocalFeatures, *, least_matches: int = 3
 ) -> Alignment | None:
     """The alignment with most inliers; None where the features suggest none."""
-    rows, columns = _matches(_root(first.descriptors), _root(second.descriptors))
+    rows, columns = _matches(_signs(first.descriptors), _signs(second.descriptors))
     if len(rows) < max(3, least_matches):
         return None
     source, target = first.points[rows], second.points[columns]
@@ -71,10 +76,10 @@ def align(
     return Alignment(np.asarray(matrix, np.float64), int(chosen.sum()), len(rows))
 
 
-def _root(descriptors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    histograms = descriptors.astype(np.float32)
-    total = np.maximum(histograms.sum(axis=1, keepdims=True), 1)
-    return np.sqrt(histograms / total)
+def _signs(descriptors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Bytes (n, d / 8) as +1 and -1 (n, d)."""
+    count, width = descriptors.shape
+    return _SIGNS[descriptors].reshape(count, 8 * width)
 
 
 def _matches(
@@ -83,14 +88,13 @@ def _matches(
     """Rows of mutual nearest neighbours that pass the ratio test, by rising first row."""
     if len(first) < 2 or len(second) < 2:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    cosine = first @ second.T
+    alike = first @ second.T  # small integers: exact
     rows = np.arange(len(first))
-    nearest = cosine.argmax(axis=1)
-    best = cosine[rows, nearest]
-    mutual = cosine.argmax(axis=0)[nearest] == rows
-    cosine[rows, nearest] = -1
-    # of unit vectors: squared distance is 2 - 2 cos
-    clear = 1 - best < RATIO**2 * (1 - cosine.max(axis=1))
+    nearest = alike.argmax(axis=1)
+    best = alike[rows, nearest]
+    mutual = alike.argmax(axis=0)[nearest] == rows
+    alike[rows, nearest] = -first.shape[1]
+    clear = first.shape[1] - best < RATIO * (first.shape[1] - alike.max(axis=1))
     chosen = np.flatnonzero(mutual & clear)
     return chosen, nearest[chosen]
 

@@ -30,7 +30,7 @@ def same_picture(first: LocalFeatures, second: LocalFeatures, rule: Rule | None 
     not depend on chance.
     """
     rule = rule or Rule()
-    return any(_accepts(rule, candidate, second) for candidate in (first, first.mirrored()))
+    return _accepts(rule, first, second) or _accepts(rule, first.mirrored, second)
 
 
 def _accepts(rule: Rule, first: LocalFeatures, second: LocalFeatures) -> bool:
@@ -48,5 +48,5 @@ def _accepts(rule: Rule, first: LocalFeatures, second: LocalFeatures) -> bool:
 def _agreement(first: LocalFeatures, second: LocalFeatures, found: Alignment) -> Agreement:
     """Compared at the smaller of the two scales: enlarging one would only blur it."""
     if found.scale <= 1:
-        return agreement(first.grey, second.grey, found.matrix)
-    return agreement(second.grey, first.grey, found.inverse)
+        return agreement(first.smooth, second.smooth, found.matrix)
+    return agreement(second.smooth, first.smooth, found.inverse)

@@ -1,12 +1,13 @@
 """Local features of a picture, and of its mirror image.
 
-SIFT (Lowe 2004) on the grey picture at a fixed size. A descriptor is a grid of 4 x 4 histograms of
-8 directions, all relative to the direction of its keypoint. Mirroring the picture turns the grid
-over along that direction and negates every angle, so the mirror image's descriptors are a
-permutation: direction k becomes -k mod 8, row r becomes 3 - r. Nothing is extracted twice.
+ORB (Rublee et al. 2011) on the grey picture at a fixed size: corners at several scales, each with
+256 comparisons of pixels around it, turned to the corner's own direction. On photographs it finds
+the copies that SIFT finds, at a seventh of the time. The comparisons have no symmetry, so a mirror
+image is looked at anew, when it is asked for.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -17,15 +18,19 @@ SIDE = 160
 """Pixels of the longer side: as good as 256 on photographs, in half of the time; at 128 strangers
 begin to align."""
 KEYPOINTS = 150
-_CONTRAST = 0.02  # half of Lowe's: most of a plain product photograph is below his
+BITS = 256
+_LEVELS = 6
+_SCALE = 1.2  # from one level to the next
+_PATCH = 24  # pixels that a descriptor sees; 31 by default, which leaves a wide margin without any
+_BLUR = 2.0  # pixels
+_CONTRAST = 7  # grey levels; most of a plain product photograph is below the default of 20
+_NO_DESCRIPTORS = np.zeros((0, BITS // 8), np.uint8)
 cv2.setNumThreads(1)  # callers have threads of their own
-_WIDTH = 128
-_MIRRORED = np.arange(_WIDTH).reshape(4, 4, 8)[::-1, :, -np.arange(8) % 8].ravel()
 
 
 @dataclass(frozen=True, eq=False)
 class LocalFeatures:
-    """grey (h, w); points (n, 2) as x, y in its pixels; descriptors (n, 128), OpenCV's integers.
+    """grey (h, w); points (n, 2) as x, y in its pixels; descriptors (n, 32), eight bits a byte.
 
     The strongest keypoints come first.
     """
@@ -34,27 +39,42 @@ class LocalFeatures:
     points: npt.NDArray[np.float32]
     descriptors: npt.NDArray[np.uint8]
 
+    @cached_property
+    def smooth(self) -> npt.NDArray[np.uint8]:
+        """The grey picture (h, w) without what one edit sharpens and another blurs."""
+        return cv2.GaussianBlur(self.grey, (0, 0), _BLUR)
+
+    @cached_property
     def mirrored(self) -> "LocalFeatures":
         """Those of the picture with left and right exchanged."""
-        points = self.points.copy()
-        points[:, 0] = self.grey.shape[1] - 1 - points[:, 0]
-        return LocalFeatures(
-            np.ascontiguousarray(self.grey[:, ::-1]), points, self.descriptors[:, _MIRRORED]
-        )
+        return _extract(np.ascontiguousarray(self.grey[:, ::-1]))
 
 
 def local_features(picture: Image.Image) -> LocalFeatures:
     """Features of an upright RGB picture of any size; none where nothing stands out."""
     scale = SIDE / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
-    resized = picture.convert("L").resize((width, height), Image.Resampling.LANCZOS)
-    grey = np.array(resized)
-    sift = cv2.SIFT.create(nfeatures=KEYPOINTS, contrastThreshold=_CONTRAST)
-    keypoints, found = sift.detectAndCompute(grey, None)
+    return _extract(
+        np.array(picture.convert("L").resize((width, height), Image.Resampling.LANCZOS))
+    )
+
+
+def _extract(grey: npt.NDArray[np.uint8]) -> LocalFeatures:
+    orb = cv2.ORB.create(
+        nfeatures=KEYPOINTS,
+        scaleFactor=_SCALE,
+        nlevels=_LEVELS,
+        edgeThreshold=_PATCH // 2,
+        patchSize=_PATCH,
+        fastThreshold=_CONTRAST,
+    )
+    if min(grey.shape) <= _PATCH:  # all margin; OpenCV fails on a side that scales to nothing
+        return LocalFeatures(grey, np.zeros((0, 2), np.float32), _NO_DESCRIPTORS)
+    keypoints, found = orb.detectAndCompute(grey, None)
     if found is None or not len(found):
-        return LocalFeatures(grey, np.zeros((0, 2), np.float32), np.zeros((0, _WIDTH), np.uint8))
+        return LocalFeatures(grey, np.zeros((0, 2), np.float32), _NO_DESCRIPTORS)
     points = np.asarray(cv2.KeyPoint.convert(keypoints), np.float32)
     response = np.array([keypoint.response for keypoint in keypoints])
     # OpenCV gives more where the weakest tie, in no stated order
     chosen = np.lexsort((points[:, 1], points[:, 0], -response))[:KEYPOINTS]
-    return LocalFeatures(grey, points[chosen], found[chosen].astype(np.uint8))
+    return LocalFeatures(grey, points[chosen], found[chosen])

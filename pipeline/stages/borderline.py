@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 import indexes
 from indexes import Pairs
+from pipeline.batches import batched
 from pipeline.config import joined_encoders
 from pipeline.encoders import metric_of
 from pipeline.encoders.pdq import mirror_of
@@ -80,14 +82,11 @@ def run(part: Part, context: Context) -> Outcome:
     candidates = _candidates(part, context)
     ids = np.union1d(candidates.id_a, candidates.id_b)
     pictures = _Pictures(_places(context, ids), image_limits(context))
+    pairs = zip(candidates.id_a.tolist(), candidates.id_b.tolist(), strict=True)
+    chunks = batched(pairs, _PAIRS_AT_ONCE)  # a task a pair would cost as much as the pair
     threads = context.config.runner.threads_per_part
-    same = np.zeros(len(candidates), bool)
-    for start in range(0, len(candidates), _PAIRS_AT_ONCE):
-        block = slice(start, start + _PAIRS_AT_ONCE)
-        a, b = candidates.id_a[block].tolist(), candidates.id_b[block].tolist()
-        chosen = list(zip(a, b, strict=True))
-        pictures.prepare([image_id for pair in chosen for image_id in pair], threads)
-        same[block] = list(ordered_map(lambda pair: pictures.agree(*pair), chosen, threads))
+    answers = ordered_map(pictures.agree_each, chunks, threads)
+    same = np.fromiter(chain.from_iterable(answers), bool, len(candidates))
     found = Pairs(candidates.id_a[same], candidates.id_b[same], candidates.similarity[same])
     if context.config.pairs.max_pixel_l2 is not None:
         found = agreeing(found, context, context.config.pairs.max_pixel_l2)
@@ -181,16 +180,15 @@ def _shards(context: Context) -> dict[tuple[str, str], Path]:
 
 
 class _Pictures:
-    """Local features by image id, the latest of them kept."""
+    """Local features by image id, the latest of them kept. Safe to use from several threads."""
 
     def __init__(self, places: Mapping[int, _Place], limits: ImageLimits) -> None:
         self._places, self._limits = places, limits
         self._features = lru_cache(_CACHED)(self._extract)
 
-    def prepare(self, ids: Sequence[int], threads: int) -> None:
-        """Extract what `agree` will need, several at once."""
-        for _ in ordered_map(self._features, dict.fromkeys(ids), threads):
-            pass
+    def agree_each(self, pairs: Sequence[tuple[int, int]]) -> list[bool]:
+        """`agree` of several pairs."""
+        return [self.agree(*pair) for pair in pairs]
 
     def agree(self, id_a: int, id_b: int) -> bool:
         """Whether both show the same; in the order of digests, for ids change with sharding."""
@@ -206,4 +204,4 @@ class _Pictures:
         return local_features(decode(data, self._limits, least_side=SIDE))
 
 
-STAGE = Stage("borderline", 1, ("borderline", "pairs", "embed", "scan"), plan, run)
+STAGE = Stage("borderline", 2, ("borderline", "pairs", "embed", "scan"), plan, run)

