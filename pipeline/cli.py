@@ -14,6 +14,7 @@ Exit codes: 0 done; 1 usage or configuration; 2 more rejected than allowed; 3 in
 4 a --fail-on was met; 130 interrupted.
 """
 
+import gc
 import json
 import os
 import sys
@@ -450,6 +451,7 @@ def main() -> NoReturn:
     """Run the command line; every error that is the user's ends in one line and a code."""
     os.environ.setdefault("WDS_SECURE", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
+    gc.freeze()  # what was imported stays: no collection looks through it again
     try:
         app()
     except _Finished as finished:
@@ -470,6 +472,8 @@ def main() -> NoReturn:
         sys.exit(3 if is_disk_full(error) else 1)
     except SystemExit as left:  # the library's own code for a wrong option is 2
         sys.exit(1 if left.code == 2 else left.code)
+    finally:
+        gc.freeze()  # or the interpreter looks through all that torch made before it ends: seconds
     sys.exit(0)
 
 

@@ -1,13 +1,8 @@
 """The affine map of one picture onto another that their local features vote for.
 
-Binary descriptors are compared by the bits that differ. With their bits as signs, a and b of
-+1 and -1 in d places,
-
-    hamming(a, b) = (d - a . b) / 2
-
-so that all distances of two pictures are one matrix product. Two features match if each is the
-other's nearest and clearly nearer than the next one (Lowe 2004, section 7.1: at most 0.8 of the
-second's distance). Similarities through pairs of matches are drawn at random and
+Binary descriptors are compared by the bits that differ. Two features match if each is the other's
+nearest and clearly nearer than the next one (Lowe 2004, section 7.1: at most 0.8 of the second's
+distance). Similarities through pairs of matches are drawn at random and
 the one with most inliers wins (RANSAC, Fischler and Bolles 1981); an affine map, which a changed
 aspect needs, is then fitted to its inliers by least squares.
 """
@@ -22,11 +17,11 @@ from pipeline.geometry.features import LocalFeatures
 
 Matrix = npt.NDArray[np.float64]
 Points = npt.NDArray[np.float32]
+Descriptors = npt.NDArray[np.uint8]
 
 RATIO = 0.8
 REPROJECTION_PX = 5.0
 _DRAWS = 500
-_SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) * np.float32(2) - 1
 _FOR_AFFINE = 6  # inliers; three determine it, and say nothing of whether it is right
 
 
@@ -54,8 +49,9 @@ def align(
     first: LocalFeatures, second: LocalFeatures, *, least_matches: int = 3
 ) -> Alignment | None:
     """The alignment with most inliers; None where the features suggest none."""
-    rows, columns = _matches(_signs(first.descriptors), _signs(second.descriptors))
-    if len(rows) < max(3, least_matches):
+    least = max(3, least_matches)
+    rows, columns = _matches(first.descriptors, second.descriptors, least)
+    if len(rows) < least:
         return None
     source, target = first.points[rows], second.points[columns]
     matrix, inside = cv2.estimateAffinePartial2D(
@@ -76,27 +72,32 @@ def align(
     return Alignment(np.asarray(matrix, np.float64), int(chosen.sum()), len(rows))
 
 
-def _signs(descriptors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Bytes (n, d / 8) as +1 and -1 (n, d)."""
-    count, width = descriptors.shape
-    return _SIGNS[descriptors].reshape(count, 8 * width)
-
-
 def _matches(
-    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]
+    first: Descriptors, second: Descriptors, least: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows of mutual nearest neighbours that pass the ratio test, by rising first row."""
+    """Rows of mutual nearest neighbours that pass the ratio test, by rising first row.
+
+    None where fewer than `least` pass the test in one direction: most strangers end here.
+    """
+    none = np.zeros(0, np.int64)
     if len(first) < 2 or len(second) < 2:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    alike = first @ second.T  # small integers: exact
-    rows = np.arange(len(first))
-    nearest = alike.argmax(axis=1)
-    best = alike[rows, nearest]
-    mutual = alike.argmax(axis=0)[nearest] == rows
-    alike[rows, nearest] = -first.shape[1]
-    clear = first.shape[1] - best < RATIO * (first.shape[1] - alike.max(axis=1))
-    chosen = np.flatnonzero(mutual & clear)
-    return chosen, nearest[chosen]
+        return none, none
+    bits, nearest = _nearest(first, second, 2)
+    clear = np.flatnonzero(bits[:, 0] < RATIO * bits[:, 1])
+    if len(clear) < least:
+        return none, none
+    columns = nearest[clear, 0]
+    _, back = _nearest(second[columns], first, 1)
+    mutual = back[:, 0] == clear
+    return clear[mutual], columns[mutual]
+
+
+def _nearest(
+    rows: Descriptors, among: Descriptors, k: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Bits that differ (n, k), and places, of the k nearest of each row; the first of equals."""
+    bits, places = cv2.batchDistance(rows, among, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=k)
+    return np.asarray(bits, np.int32), np.asarray(places, np.int32)
 
 
 def _affine(source: Points, target: Points) -> Matrix:

@@ -6,6 +6,7 @@ from PIL import Image
 from sample_pictures import textured
 
 from pipeline.geometry import LocalFeatures, align, local_features
+from pipeline.geometry.alignment import _matches
 
 
 def worst_corner(found, expected, grey):
@@ -65,3 +66,20 @@ def test_strangers_and_empty_pictures_have_no_alignment_worth_the_name():
     found = align(a, b)
     assert found is None or found.inliers < 8
     assert align(a, b, least_matches=1000) is None
+
+
+def test_matches_are_those_of_a_brute_force():
+    """Against numpy's count of the bits that differ, with every rule of the text."""
+    pictures = textured(8), textured(8).rotate(10)
+    a, b = (local_features(picture).descriptors for picture in pictures)
+    bits = np.bitwise_count(a[:, None] ^ b[None]).sum(axis=2, dtype=int)
+    expected = []
+    for row, gaps in enumerate(bits):
+        column = gaps.argmin()
+        second = np.delete(gaps, column).min()
+        if gaps[column] < 0.8 * second and bits[:, column].argmin() == row:
+            expected.append((row, column))
+    rows, columns = _matches(a, b, 3)
+    assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == expected
+    assert len(expected) > 10
+    assert len(_matches(a, b, 1000)[0]) == 0
