@@ -13,8 +13,8 @@ from pipeline.io.runjson import NAME, read_run_config
 from pipeline.io.vectors import are_vectors
 
 _FORCED = "dataset.embeddings="
-_THOROUGH = {"neighbours": 60, "margin": 0.6}
-"""`--verify`: finds a third of the pictures that were pasted into others, a margin of .24 few."""
+_THOROUGH = {"neighbours": 100, "margin": 0.6, "keypoints": 400, "inliers": 13}
+"""`--verify`: finds a fourth of the pictures that were pasted into others, the default few."""
 _KINDS = ("lite0", "lite0-copy", "pdq")
 
 

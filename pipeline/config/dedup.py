@@ -56,11 +56,15 @@ class Borderline(Section):
 
     Of each picture the `neighbours` nearest below the threshold of its encoder, at most `margin`
     below it; 0 neighbours: none. Measured on lite0: this margin holds crops, borders and writing;
-    0.6 and 60 neighbours a third of the pictures that were pasted into others.
+    0.6 and 60 neighbours a part of the pictures that were pasted into others. The strongest
+    `keypoints` of a picture are compared, and of those `inliers` must agree on one alignment: with
+    more to choose from, more agree by chance.
     """
 
     neighbours: int = Field(10, ge=0)
     margin: float = Field(0.24, gt=0, le=2)
+    keypoints: int = Field(150, ge=10, le=5000)
+    inliers: int = Field(10, ge=3)
 
 
 class Groups(Section):

@@ -8,13 +8,14 @@ the pixels once aligned.
 
 from pipeline.geometry.agreement import Agreement, agreement
 from pipeline.geometry.alignment import Alignment, align
-from pipeline.geometry.confirm import same_picture
+from pipeline.geometry.confirm import Rule, same_picture
 from pipeline.geometry.features import LocalFeatures, local_features
 
 __all__ = [
     "Agreement",
     "Alignment",
     "LocalFeatures",
+    "Rule",
     "agreement",
     "align",
     "local_features",

@@ -20,11 +20,11 @@ import numpy.typing as npt
 import indexes
 from indexes import Pairs
 from pipeline.batches import batched
-from pipeline.config import joined_encoders
+from pipeline.config import Borderline, joined_encoders
 from pipeline.encoders import metric_of
 from pipeline.encoders.pdq import mirror_of
 from pipeline.errors import ShardCorrupt
-from pipeline.geometry import LocalFeatures, local_features, same_picture
+from pipeline.geometry import LocalFeatures, Rule, local_features, same_picture
 from pipeline.geometry.features import SIDE
 from pipeline.increment import previous
 from pipeline.io.images import ImageLimits, decode
@@ -81,7 +81,7 @@ def run(part: Part, context: Context) -> Outcome:
     """Write the verified pairs of one block."""
     candidates = _candidates(part, context)
     ids = np.union1d(candidates.id_a, candidates.id_b)
-    pictures = _Pictures(_places(context, ids), image_limits(context))
+    pictures = _Pictures(_places(context, ids), image_limits(context), context.config.borderline)
     pairs = zip(candidates.id_a.tolist(), candidates.id_b.tolist(), strict=True)
     chunks = batched(pairs, _PAIRS_AT_ONCE)  # a task a pair would cost as much as the pair
     threads = context.config.runner.threads_per_part
@@ -182,8 +182,11 @@ def _shards(context: Context) -> dict[tuple[str, str], Path]:
 class _Pictures:
     """Local features by image id, the latest of them kept. Safe to use from several threads."""
 
-    def __init__(self, places: Mapping[int, _Place], limits: ImageLimits) -> None:
-        self._places, self._limits = places, limits
+    def __init__(
+        self, places: Mapping[int, _Place], limits: ImageLimits, config: Borderline
+    ) -> None:
+        self._places, self._limits, self._keypoints = places, limits, config.keypoints
+        self._rule = Rule(inliers=config.inliers)
         self._features = lru_cache(_CACHED)(self._extract)
 
     def agree_each(self, pairs: Sequence[tuple[int, int]]) -> list[bool]:
@@ -193,7 +196,7 @@ class _Pictures:
     def agree(self, id_a: int, id_b: int) -> bool:
         """Whether both show the same; in the order of digests, for ids change with sharding."""
         first, second = sorted((id_a, id_b), key=lambda image_id: self._places[image_id].sha256)
-        return same_picture(self._features(first), self._features(second))
+        return same_picture(self._features(first), self._features(second), self._rule)
 
     def _extract(self, image_id: int) -> LocalFeatures:
         place = self._places[image_id]
@@ -201,7 +204,7 @@ class _Pictures:
             data = read_member(handle, place.offset, place.size)
         if hashlib.sha256(data).hexdigest() != place.sha256:  # no input of a part: there are many
             raise ShardCorrupt(f"{place.shard}: changed since it was scanned; run again")
-        return local_features(decode(data, self._limits, least_side=SIDE))
+        return local_features(decode(data, self._limits, least_side=SIDE), self._keypoints)
 
 
 STAGE = Stage("borderline", 2, ("borderline", "pairs", "embed", "scan"), plan, run)
