@@ -23,12 +23,15 @@ def test_a_picture_lies_on_itself():
 
 
 def test_a_crop_is_found_where_it_was_cut():
-    """160 pixels show 320 of the whole, 160 of the crop: half the scale, moved by the corner."""
+    """160 pixels show 320 of the whole, 160 of the crop: half the scale, moved by the corner.
+
+    A corner of a coarse level lies on one of its pixels, which are up to 3.6 of the picture's.
+    """
     whole = textured(2, 320, 240)
     crop = whole.crop((80, 60, 240, 180))
-    a, b = local_features(crop), local_features(whole)
+    a, b = local_features(crop, 400), local_features(whole, 400)
     found = align(a, b)
-    assert worst_corner(found, [[0.5, 0, 40], [0, 0.5, 30]], a.grey) < 1.5
+    assert worst_corner(found, [[0.5, 0, 40], [0, 0.5, 30]], a.grey) < 3.6
     assert abs(found.scale - 0.5) < 0.02
 
 
