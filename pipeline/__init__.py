@@ -1,3 +1,3 @@
 """unmemorize: find what a diffusion model memorized, remove the causes, and prove it."""
 
-__version__ = "0.3.2"
+__version__ = "0.3.3"
