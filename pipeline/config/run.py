@@ -23,7 +23,11 @@ class Report(Section):
 
 
 class Runner(Section):
-    """Where parts run. `scheduler` is the address of a Dask cluster of the user's."""
+    """Where parts run. `scheduler` is the address of a Dask cluster of the user's.
+
+    `save_every` is the number of iterations between states of an eraser in training, from which a
+    killed one goes on; null for none.
+    """
 
     workers: Count = 1
     scheduler: str | None = None
@@ -35,6 +39,7 @@ class Runner(Section):
     resources: dict[str, dict[str, float]] = Field(default_factory=dict)
     worker_resources: dict[str, float] = Field(default_factory=dict)
     dashboard: bool = False
+    save_every: Count | None = 50
 
 
 class RunConfig(Section):

@@ -8,7 +8,7 @@ model as it stands, again every few iterations, so that a way back that opens is
 adds the retain loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -67,6 +67,17 @@ class Adversarial:
             self._prompts.text[captions.to(model.device)],
         )
         return Examples(alpha * x_0 + sigma * noise, timesteps, text, noise)
+
+    def carried(self) -> dict[str, torch.Tensor]:
+        """The embeddings found, (k, targets, tokens, d), and how often it was drawn from."""
+        draws = {"draws": torch.tensor(self._draws)}
+        return draws | ({"pool": torch.stack(self._pool)} if self._pool else {})
+
+    def resume(self, carried: Mapping[str, torch.Tensor]) -> None:
+        """Go on with these embeddings."""
+        self._draws = int(carried["draws"])
+        pool = carried.get("pool")
+        self._pool = [] if pool is None else list(pool.to(self._model.device))
 
     def _search(self, generator: torch.Generator) -> torch.Tensor:
         """One embedding of every target that draws it now, (targets, tokens, d)."""

@@ -1,9 +1,11 @@
 """What one iteration adds to the gradient: a regression on examples, or a rule of its own."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
 
+from pipeline.erasure import carried
 from pipeline.erasure.sources import Examples, Source
 from pipeline.generation.backend import DiffusionModel
 
@@ -31,6 +33,14 @@ class Regression:
         loss = _error(self._model, self._source.draw(count, generator), self._weighting)
         (self._scale * loss).backward()
         return float(loss.detach())
+
+    def carried(self) -> dict[str, torch.Tensor]:
+        """What the source carries."""
+        return carried.carried_by(self._source)
+
+    def resume(self, of_source: Mapping[str, torch.Tensor]) -> None:
+        """Give it back to the source."""
+        carried.resume(self._source, of_source)
 
 
 def level_weight(model: DiffusionModel, timesteps: torch.Tensor, weighting: str) -> torch.Tensor:

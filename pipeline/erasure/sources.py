@@ -1,11 +1,12 @@
 """Where the edited model is taught: noisy latents, the caption, and the noise to predict there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
+from pipeline.erasure import carried
 from pipeline.erasure.esd import esd_target
 from pipeline.generation.backend import DiffusionModel
 
@@ -86,3 +87,11 @@ class AlsoUnconditional:
         without = torch.rand(count, generator=generator) < 0.5
         without = without.to(self._empty.device).view(-1, 1, 1)
         return replace(examples, text=torch.where(without, self._empty, examples.text))
+
+    def carried(self) -> dict[str, torch.Tensor]:
+        """What the source carries."""
+        return carried.carried_by(self._source)
+
+    def resume(self, of_source: Mapping[str, torch.Tensor]) -> None:
+        """Give it back to the source."""
+        carried.resume(self._source, of_source)

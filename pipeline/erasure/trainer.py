@@ -24,10 +24,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from pipeline.erasure import uce
-from pipeline.erasure.looks import Look, Looks, best
+from pipeline.erasure.kept import Kept, Watched
+from pipeline.erasure.looks import Look, Looks
 from pipeline.erasure.methods import erasing
 from pipeline.erasure.objective import Objective, Regression
 from pipeline.erasure.parameters import select_parameters, trainable
+from pipeline.erasure.progress import Losses, Progress
+from pipeline.erasure.saves import Saves, training_fingerprint
 from pipeline.erasure.settings import Settings
 from pipeline.erasure.sources import Prompts
 from pipeline.erasure.targets import Target
@@ -40,15 +43,6 @@ __all__ = ["Losses", "Report", "Settings", "erase"]
 
 _FROZEN = -1.0  # the η whose target is the frozen model's own prediction
 _DIVERGED = 100.0  # times the first loss, or 1 where that is less
-_KEEP_EVERY = 10  # iterations between copies of the weights
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Both terms of one iteration, before the weight ρ."""
-
-    erase: float
-    retain: float
 
 
 @dataclass(frozen=True)
@@ -75,13 +69,15 @@ def erase(
     *,
     on_step: Callable[[int, Losses], None] | None = None,
     looks: Looks | None = None,
+    saves: Saves | None = None,
 ) -> Report:
     """Teach `model`, in place, not to draw the targets; the same weights for the same seed.
 
     `retain_captions` should hold memorized captions that are to stay, and a few dozen others: a
     retain set of ordinary captions alone lets other memorized pictures go too.
     `on_step` is called after every iteration with its number, from 1, and its losses; `looks` may
-    end the training early. Raises
+    end the training early. `saves` keeps its state on disk: a training that was killed goes on
+    from there, and ends with the weights of one that was not. Raises
     ConfigError without targets, ModelError for half-precision weights, for a second copy of the
     UNet, or where training diverges before anything was learnt (the model is then as before),
     InputError where a target lacks the pictures that the method needs.
@@ -95,34 +91,84 @@ def erase(
         captions = [caption for target in targets for caption in target.captions]
         return _report(uce.edit(model, captions, retain_captions, settings.uce))
     trained = select_parameters(model.unet, settings.parameters)
-    generator = torch.Generator().manual_seed(hash63("erase", settings.seed))
     terms = (
         erasing(model, trained, targets, retain_captions, settings),
         _retaining(model, retain_captions, settings),
     )
-    optimizer = torch.optim.Adam(trained.values(), lr=settings.learning_rate)
-    kept = _Kept(trained)
-    losses: list[Losses] = []
-    watched = _Watched(looks, trained)
+    progress = Progress(
+        trained,
+        torch.optim.Adam(trained.values(), lr=settings.learning_rate),
+        torch.Generator().manual_seed(hash63("erase", settings.seed)),
+        terms,
+        Kept(trained),
+        Watched(looks, trained),
+    )
+    saved = _Saved(saves, model, trained, targets, retain_captions, settings)
+    saved.restore(progress)
     with trainable(model.unet, trained):
-        for iteration in range(1, settings.iterations + 2):
-            optimizer.zero_grad(set_to_none=True)
-            found = _accumulate(*terms, settings.batch, generator)
-            if _diverged(found, losses[0] if losses else found, settings.retain_weight):
-                _stop(kept, found)
-                report = _report(trained, losses[: kept.iteration], kept.iteration, diverged=True)
-                return replace(report, looks=watched.before(kept.iteration))
-            if iteration > settings.iterations:  # only to see that the last step was sound too
-                break
-            kept.offer(iteration - 1)
-            losses.append(found)
-            optimizer.step()
-            if on_step:
-                on_step(iteration, found)
-            if watched.met(iteration, settings.iterations):
-                break
+        return _train(progress, terms, settings, saved, on_step)
+
+
+def _train(
+    progress: Progress,
+    terms: tuple[Objective, Objective | None],
+    settings: Settings,
+    saved: "_Saved",
+    on_step: Callable[[int, Losses], None] | None,
+) -> Report:
+    """Iterate from where `progress` is to the end."""
+    trained, losses = progress.trained, progress.losses
+    kept, watched = progress.kept, progress.watched
+    for iteration in range(len(losses) + 1, settings.iterations + 2):
+        progress.optimizer.zero_grad(set_to_none=True)
+        found = _accumulate(*terms, settings.batch, progress.generator)
+        if _diverged(found, losses[0] if losses else found, settings.retain_weight):
+            _stop(kept, found)
+            report = _report(trained, losses[: kept.iteration], kept.iteration, diverged=True)
+            return replace(report, looks=watched.before(kept.iteration))
+        if iteration > settings.iterations:  # only to see that the last step was sound too
+            break
+        kept.offer(iteration - 1)
+        losses.append(found)
+        progress.optimizer.step()
+        if on_step:
+            on_step(iteration, found)
+        if watched.met(iteration, settings.iterations):
+            break
+        saved.write(progress)
     ended = watched.settle(len(losses))
     return replace(_report(trained, losses[:ended], ended), looks=tuple(watched.taken))
+
+
+class _Saved:
+    """The states of one training on disk, where it is to have any."""
+
+    def __init__(
+        self,
+        saves: Saves | None,
+        model: DiffusionModel,
+        trained: Mapping[str, torch.nn.Parameter],
+        targets: Sequence[Target],
+        retained: Sequence[str],
+        settings: Settings,
+    ) -> None:
+        self._saves = saves
+        self._fingerprint = (
+            training_fingerprint(model, trained, targets, retained, settings, saves.belongs_to)
+            if saves is not None
+            else ""
+        )
+
+    def restore(self, progress: Progress) -> None:
+        """Go on from the last state if it is of this training."""
+        state = self._saves.read(self._fingerprint) if self._saves else None
+        if state is not None:
+            progress.restore(state)
+
+    def write(self, progress: Progress) -> None:
+        """Write if it is time."""
+        if self._saves is not None and self._saves.due(len(progress.losses)):
+            self._saves.write(self._fingerprint, progress.state())
 
 
 def refuse_copies(model: DiffusionModel) -> None:
@@ -139,61 +185,7 @@ def refuse_copies(model: DiffusionModel) -> None:
             )
 
 
-class _Kept:
-    """The trained weights as they last were with a sound loss."""
-
-    def __init__(self, trained: Mapping[str, torch.nn.Parameter]) -> None:
-        self._trained = list(trained.values())
-        self._values = [tensor.detach().clone() for tensor in self._trained]
-        self.iteration = 0
-
-    def offer(self, iteration: int) -> None:
-        """The weights after `iteration` have a sound loss; every few are copied."""
-        if iteration - self.iteration >= _KEEP_EVERY:
-            self.take(iteration)
-
-    def take(self, iteration: int) -> None:
-        """Copy the weights after `iteration`."""
-        self._values = [tensor.detach().clone() for tensor in self._trained]
-        self.iteration = iteration
-
-    def put_back(self) -> None:
-        with torch.no_grad():
-            for tensor, value in zip(self._trained, self._values, strict=True):
-                tensor.copy_(value)
-
-
-class _Watched:
-    """The looks taken so far, and the weights as they were at the best of them."""
-
-    def __init__(self, looks: Looks | None, trained: Mapping[str, torch.nn.Parameter]) -> None:
-        self._looks, self._trained = looks, trained
-        self._best = _Kept(trained)
-        self.taken: list[Look] = []
-
-    def met(self, iteration: int, last: int) -> bool:
-        """Look if it is time; whether training may end here."""
-        if self._looks is None or not self._looks.due(iteration, last):
-            return False
-        look = self._looks.look(iteration)
-        self.taken.append(look)
-        if look.met or best(self.taken) is look:
-            self._best.take(iteration)
-        return look.met
-
-    def settle(self, iterations: int) -> int:
-        """Put the best weights back; the iterations that they went through."""
-        if not self.taken or self.taken[-1].met:
-            return iterations
-        self._best.put_back()
-        return self._best.iteration
-
-    def before(self, iteration: int) -> tuple[Look, ...]:
-        """The looks at weights that training went back to, or before."""
-        return tuple(look for look in self.taken if look.iteration <= iteration)
-
-
-def _stop(kept: _Kept, found: Losses) -> None:
+def _stop(kept: Kept, found: Losses) -> None:
     kept.put_back()
     if kept.iteration == 0:
         raise ModelError(

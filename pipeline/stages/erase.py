@@ -27,6 +27,7 @@ from pipeline.stages.beliefs import with_calibration
 from pipeline.stages.gallery import Gallery, open_gallery
 from pipeline.stages.looking import looks_at
 from pipeline.stages.models import model_fingerprint, model_inputs, model_lora
+from pipeline.stages.resuming import forget, saves_of
 from pipeline.stages.scan import image_limits
 from pipeline.stages.split import Split, split_findings
 
@@ -68,12 +69,14 @@ def run(part: Part, context: Context) -> Outcome:
         gallery = open_gallery(context)
         looks = looks_at(model, work.targets, split_findings(context), gallery, context)
     settings = _settings(method, context.config.seed)
+    saves = saves_of(part, context)
     with torch.enable_grad():
-        report = train(model, work.targets, work.retained, settings, looks=looks)
+        report = train(model, work.targets, work.retained, settings, looks=looks, saves=saves)
     output = f"erased/{method.name}"
     with atomic_path(context.path(output)) as temporary:
         facts = describe(work.targets, settings, report, base_sha256=model_fingerprint(context))
         save(model, temporary, facts | {"name": method.name, "trained_prompt_ids": work.ids})
+    forget(part, context)
     count = len(work.ids) or sum(len(target.captions) for target in work.targets)
     return Outcome((output,), count, count)
 

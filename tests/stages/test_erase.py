@@ -11,6 +11,7 @@ from pipeline.config import make_config
 from pipeline.errors import InputError
 from pipeline.followups import Erased, erase_settings
 from pipeline.generation.backend import fresh_model
+from pipeline.io.digest import sha256_file
 from pipeline.io.images import encode_png
 from pipeline.runner.part import Context
 from pipeline.stages import erase
@@ -72,3 +73,60 @@ def test_a_picture_that_is_none_is_named(tmp_path, base):
     listed.write_text("caption,image\na cat,cat.png\n")
     with pytest.raises(InputError, match=r"cat\.png: not_an_image"):
         erased(base, tmp_path, Erased(targets=listed), "esd-gt")
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_erase_goes_on_and_gives_the_same_bytes(tmp_path, base, monkeypatch):
+    values = erase_settings(
+        str(base), Erased(concepts=["a cat"]), "esd-x", iterations=7, learning_rate=1e-3, batch=2
+    )
+    values["runner"] = {"save_every": 2}
+    config = make_config(values)
+
+    def once(run):
+        context = Context(run, config)
+        (part,) = erase.STAGE.plan(context)
+        return erase.STAGE.run(part, context)
+
+    steps = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: steps.append(1) or step(self))
+    once(tmp_path / "whole")
+    assert len(steps) == 7
+    assert not (tmp_path / "whole/scratch").exists()
+
+    def killed(self):
+        if len(steps) == 7 + 5:
+            raise Killed
+        steps.append(1)
+        return step(self)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(torch.optim.Adam, "step", killed)
+        once(tmp_path / "killed")
+    assert not (tmp_path / "killed/erased").exists() or not any(
+        (tmp_path / "killed/erased").iterdir()
+    )
+    assert [path.name for path in (tmp_path / "killed/scratch/erase").iterdir()] == [
+        "esd-x.safetensors"
+    ]
+    steps.clear()
+    once(tmp_path / "killed")
+    assert len(steps) == 3  # after the fourth, which was saved
+    assert not (tmp_path / "killed/scratch").exists()
+    assert sha256_file(tmp_path / "killed/erased") == sha256_file(tmp_path / "whole/erased")
+
+
+def test_no_state_is_written_where_none_is_wanted(tmp_path, base, monkeypatch):
+    written = []
+    monkeypatch.setattr("pipeline.erasure.saves.Saves.write", lambda *_: written.append(1))
+    values = erase_settings(str(base), Erased(concepts=["a cat"]), "esd-x", iterations=3, batch=2)
+    for every, expected in ((None, 0), (1, 3)):
+        values["runner"] = {"save_every": every}
+        context = Context(tmp_path / str(every), make_config(values))
+        (part,) = erase.STAGE.plan(context)
+        erase.STAGE.run(part, context)
+        assert len(written) == expected
